@@ -1,0 +1,197 @@
+"""JSON as Baileys reads and writes it: BufferJSON, strict, the same bytes as ``JSON.stringify``.
+
+Source: npm ``baileys`` 6.17.16 and 7.0.0-rc14 (``BufferJSON`` of ``Utils/generics``), found by
+running them. Text is compact UTF-8 without BOM or newline; a lone surrogate is written ``\\udXXX``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from ratchetkeep.errors import DecodeError
+from ratchetkeep.model import Foreign, FrozenDict
+from ratchetkeep.model._checks import Refused, free, kind_of
+
+from ._shape import ABSENT, PRIVATE, Leaf, Losses
+
+MAX_BYTES = 64 * 1024 * 1024
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Refused("the same member stands twice in an object")
+    return members
+
+
+def _constant(name: str) -> NoReturn:
+    raise Refused(f"{name} is not JSON")
+
+
+def parse(raw: bytes | str) -> Any:
+    """The JSON value of ``raw``.
+
+    :raises DecodeError: if it is not exactly one JSON value of bounded size and depth.
+    """
+    if len(raw) > MAX_BYTES:
+        raise DecodeError("", f"more than {MAX_BYTES} bytes of JSON")
+    try:
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+    except json.JSONDecodeError as error:
+        what = "is empty" if not raw.strip() else f"is not JSON (at character {error.pos})"
+        raise DecodeError("", what) from None
+    except UnicodeDecodeError as error:
+        raise DecodeError("", f"is not UTF-8 (at byte {error.start})") from None
+    except Refused as refused:
+        raise DecodeError("", refused.what) from None
+    except RecursionError:
+        raise DecodeError("", "is nested too deeply") from None
+    except ValueError:
+        raise DecodeError("", "holds a number of too many digits") from None
+
+
+def dump(value: Any) -> bytes:
+    """``value`` as ``JSON.stringify`` writes it."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def from_base64(raw: Any) -> bytes:
+    """The bytes of canonical base64 text: damage must not read as other bytes."""
+    if type(raw) is not str:
+        raise Refused(f"expected base64 text, got {kind_of(raw)}")
+    try:
+        data = base64.b64decode(raw, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused("is not base64 text") from None
+    if to_base64(data) != raw:
+        raise Refused("is not base64 text as any encoder writes it")
+    return data
+
+
+def to_base64(data: bytes) -> str:
+    """Standard base64 text, padded."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_buffer(raw: Any) -> bytes:
+    """The bytes of a Buffer object: base64 (7.x) or a list of numbers (6.x; sender keys)."""
+    if not isinstance(raw, dict) or raw.get("type") != "Buffer" or set(raw) != {"type", "data"}:
+        if isinstance(raw, dict) and raw.get("buffer") is True and set(raw) == {"buffer", "value"}:
+            return _octets(raw["value"])
+        raise Refused(f"expected a Buffer object, got {kind_of(raw)}")
+    return _octets(raw["data"])
+
+
+def _octets(raw: Any) -> bytes:
+    if not isinstance(raw, list):
+        return from_base64(raw)
+    if not all(type(n) is int and 0 <= n <= 255 for n in raw):
+        raise Refused("expected a list of numbers from 0 to 255")
+    return bytes(raw)
+
+
+def to_buffer(data: bytes) -> dict[str, str]:
+    """The Buffer object of ``data``, as 7.x writes it."""
+    return {"type": "Buffer", "data": to_base64(data)}
+
+
+def from_free(raw: Any, depth: int = 0) -> Any:
+    """A value of no fixed shape; Buffer objects become bytes if they come back the same."""
+    if isinstance(raw, dict):
+        if set(raw) == {"type", "data"} and raw["type"] == "Buffer":
+            try:
+                return from_base64(raw["data"])
+            except Refused:
+                pass
+        return free({name: from_free(each, depth + 1) for name, each in raw.items()}, depth)
+    if isinstance(raw, list):
+        return free([from_free(each, depth + 1) for each in raw], depth)
+    return free(raw, depth)
+
+
+def to_free(value: Any, path: str, losses: Losses) -> Any:
+    """JSON of a value of no fixed shape; what JSON cannot spell is noted and left out."""
+    if isinstance(value, Foreign):
+        losses.note(path, f"a value that only {value.encoding.upper()} can spell is left out")
+        return ABSENT
+    if isinstance(value, bytes):
+        return to_buffer(value)
+    if isinstance(value, dict):
+        written = {k: to_free(v, f"{path}.{k}", losses) for k, v in value.items()}
+        return {k: v for k, v in written.items() if v is not ABSENT}
+    if isinstance(value, tuple):
+        items = [to_free(v, f"{path}[{i}]", losses) for i, v in enumerate(value)]
+        # A hole would move the items behind it, so a list is held whole or not at all.
+        return ABSENT if any(item is ABSENT for item in items) else items
+    if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")):
+        losses.note(path, "a number that JSON cannot spell is left out")
+        return ABSENT
+    return value
+
+
+def typed(kind: type) -> Leaf:
+    """A leaf of exactly the JSON type ``kind``."""
+
+    def decode(raw: Any) -> Any:
+        if type(raw) is not kind:
+            raise Refused(f"expected {kind.__name__}, got {kind_of(raw)}")
+        return raw
+
+    return Leaf(decode, lambda value: value)
+
+
+class Free:
+    """The codec of a value of no fixed shape."""
+
+    def decode(self, raw: Any) -> Any:
+        return from_free(raw)
+
+    def encode(self, value: Any, path: str, losses: Losses) -> Any:
+        return to_free(value, path, losses)
+
+
+TEXT, INT, BOOL = typed(str), typed(int), typed(bool)
+BASE64 = Leaf(from_base64, to_base64)
+BUFFER = Leaf(from_buffer, to_buffer)
+# A 64-bit number: JSON number, text, or the object of a JavaScript Long; the model checks it.
+NUMBER64 = Leaf(lambda raw: FrozenDict(raw) if isinstance(raw, dict) else raw, lambda value: value)
+FREE = Free()
+
+
+class JsonObject:
+    """The dialect of JSON objects."""
+
+    def split(self, raw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not isinstance(raw, dict):
+            raise Refused(f"expected an object, got {kind_of(raw)}")
+        return dict(raw), {}
+
+    def leftover(self, name: str, raw: Any, rest: dict[str, Any]) -> None:
+        if name.startswith(PRIVATE):
+            raise Refused("holds a member whose name begins with NUL")
+        try:
+            rest[name] = from_free(raw)
+        except Refused as refused:
+            raise Refused(refused.what, f".{name}{refused.path}") from None
+
+    def join(
+        self, members: dict[str, Any], extra: Mapping[str, Any], path: str, losses: Losses
+    ) -> dict[str, Any]:
+        for name, value in extra.items():
+            if not name.startswith(PRIVATE):
+                written = to_free(value, f"{path}.{name}", losses)
+                if written is not ABSENT:
+                    members.setdefault(name, written)
+            elif isinstance(value, Foreign):
+                what = f"members that only {value.encoding.upper()} can spell are left out"
+                losses.note(path, what)
+        return members
+
+
+OBJECT = JsonObject()

@@ -1,0 +1,274 @@
+"""Baileys' multi-file JSON: the text of each file <-> the model.
+
+Reads what npm ``baileys`` 6.x and 7.x write, writes what 7.x writes (source: running 6.7.18,
+6.17.16 and 7.0.0-rc14). Members are listed in the order in which Baileys writes them, so that a
+file that came from it goes back as the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratchetkeep.errors import DecodeError
+from ratchetkeep.model import (
+    CREDENTIALS,
+    Account,
+    AccountSettings,
+    AppStateSyncKey,
+    AppStateSyncVersion,
+    Contact,
+    Credentials,
+    DisappearingMode,
+    EncodedRecord,
+    FrozenDict,
+    HistoryMessage,
+    IndexValue,
+    Key,
+    KeyFingerprint,
+    KeyPair,
+    MessageKey,
+    SignalAddress,
+    SignalIdentity,
+    SignedPreKey,
+    TcToken,
+    check_record,
+)
+from ratchetkeep.model._checks import Refused, kind_of
+
+from ._baileys_signal import SENDER_KEY, SESSION
+from ._base import Encoded
+from ._json import (
+    BASE64,
+    BOOL,
+    BUFFER,
+    FREE,
+    INT,
+    NUMBER64,
+    OBJECT,
+    TEXT,
+    dump,
+    from_base64,
+    from_buffer,
+    parse,
+    to_buffer,
+)
+from ._shape import Codec, Leaf, Losses, Many, Member, Shape
+
+name = "baileys"
+
+
+def _either(raw: Any) -> bytes:
+    """Bytes as base64 text (7.x), or as the Buffer object of some 6.x versions."""
+    return from_base64(raw) if isinstance(raw, str) else from_buffer(raw)
+
+
+TEXT_BYTES = Leaf(_either, lambda data: BASE64.encode(data, "", Losses()))
+
+KEY_PAIR = Shape(
+    KeyPair,
+    OBJECT,
+    [Member("private", "private", BUFFER), Member("public", "public", BUFFER)],
+)
+SIGNED_PRE_KEY = Shape(
+    SignedPreKey,
+    OBJECT,
+    [
+        Member("key_pair", "keyPair", KEY_PAIR),
+        Member("signature", "signature", BUFFER),
+        Member("key_id", "keyId", INT),
+    ],
+)
+MESSAGE_KEY = Shape(
+    MessageKey,
+    OBJECT,
+    [
+        Member("remote_jid", "remoteJid", TEXT, None),
+        Member("remote_jid_alt", "remoteJidAlt", TEXT, None),
+        Member("from_me", "fromMe", BOOL, None),
+        Member("id", "id", TEXT, None),
+        Member("participant", "participant", TEXT, None),
+        Member("participant_alt", "participantAlt", TEXT, None),
+        Member("addressing_mode", "addressingMode", TEXT, None),
+        Member("server_id", "server_id", TEXT, None),
+    ],
+)
+HISTORY_MESSAGE = Shape(
+    HistoryMessage,
+    OBJECT,
+    [
+        Member("key", "key", MESSAGE_KEY),
+        Member("message_timestamp", "messageTimestamp", NUMBER64, None),
+    ],
+)
+DISAPPEARING = Shape(
+    DisappearingMode,
+    OBJECT,
+    [
+        Member("ephemeral_expiration", "ephemeralExpiration", INT, None),
+        Member("ephemeral_setting_timestamp", "ephemeralSettingTimestamp", NUMBER64, None),
+    ],
+)
+SETTINGS = Shape(
+    AccountSettings,
+    OBJECT,
+    [
+        Member("unarchive_chats", "unarchiveChats", BOOL, False),
+        Member("default_disappearing_mode", "defaultDisappearingMode", DISAPPEARING, None),
+    ],
+)
+ACCOUNT = Shape(
+    Account,
+    OBJECT,
+    [
+        Member("details", "details", TEXT_BYTES, None),
+        Member("account_signature_key", "accountSignatureKey", TEXT_BYTES, None),
+        Member("account_signature", "accountSignature", TEXT_BYTES, None),
+        Member("device_signature", "deviceSignature", TEXT_BYTES, None),
+    ],
+)
+CONTACT = Shape(
+    Contact,
+    OBJECT,
+    [
+        Member("id", "id", TEXT),
+        Member("name", "name", TEXT, None),
+        Member("lid", "lid", TEXT, None),
+    ],
+)
+ADDRESS = Shape(
+    SignalAddress, OBJECT, [Member("name", "name", TEXT), Member("device_id", "deviceId", INT)]
+)
+IDENTITY = Shape(
+    SignalIdentity,
+    OBJECT,
+    [
+        Member("identifier", "identifier", ADDRESS),
+        Member("identifier_key", "identifierKey", BUFFER),
+    ],
+)
+CREDS = Shape(
+    Credentials,
+    OBJECT,
+    [
+        Member("noise_key", "noiseKey", KEY_PAIR),
+        Member("pairing_ephemeral_key_pair", "pairingEphemeralKeyPair", KEY_PAIR, None),
+        Member("signed_identity_key", "signedIdentityKey", KEY_PAIR),
+        Member("signed_pre_key", "signedPreKey", SIGNED_PRE_KEY),
+        Member("registration_id", "registrationId", INT),
+        Member("adv_secret_key", "advSecretKey", BASE64),
+        Member("processed_history_messages", "processedHistoryMessages", Many(HISTORY_MESSAGE), ()),
+        Member("next_pre_key_id", "nextPreKeyId", INT),
+        Member("first_unuploaded_pre_key_id", "firstUnuploadedPreKeyId", INT),
+        Member("account_sync_counter", "accountSyncCounter", INT, 0),
+        Member("account_settings", "accountSettings", SETTINGS, AccountSettings()),
+        Member("registered", "registered", BOOL, False),
+        Member("pairing_code", "pairingCode", TEXT, None),
+        Member("last_prop_hash", "lastPropHash", TEXT, None),
+        Member("routing_info", "routingInfo", BUFFER, None),
+        Member("additional_data", "additionalData", FREE, None),
+        Member("account", "account", ACCOUNT, None),
+        Member("me", "me", CONTACT, None),
+        Member("signal_identities", "signalIdentities", Many(IDENTITY), None),
+        Member("platform", "platform", TEXT, None),
+        Member("last_account_sync_timestamp", "lastAccountSyncTimestamp", NUMBER64, None),
+        Member("my_app_state_key_id", "myAppStateKeyId", TEXT, None),
+    ],
+)
+FINGERPRINT = Shape(
+    KeyFingerprint,
+    OBJECT,
+    [
+        Member("raw_id", "rawId", INT, None),
+        Member("current_index", "currentIndex", INT, None),
+        Member("device_indexes", "deviceIndexes", Many(INT), None),
+    ],
+)
+SYNC_KEY = Shape(
+    AppStateSyncKey,
+    OBJECT,
+    [
+        Member("key_data", "keyData", TEXT_BYTES),
+        Member("fingerprint", "fingerprint", FINGERPRINT, None),
+        Member("timestamp", "timestamp", NUMBER64, None),
+    ],
+)
+INDEX_VALUE = Shape(IndexValue, OBJECT, [Member("value_mac", "valueMac", BUFFER)])
+
+
+class MapOf:
+    """An object by text whose values are all of one codec."""
+
+    def __init__(self, item: Codec) -> None:
+        self.item = item
+
+    def decode(self, raw: Any) -> FrozenDict[str, Any]:
+        if not isinstance(raw, dict):
+            raise Refused(f"expected an object, got {kind_of(raw)}")
+        return FrozenDict({name: self.item.decode(value) for name, value in raw.items()})
+
+    def encode(self, value: Any, path: str, losses: Losses) -> dict[str, Any]:
+        return {name: self.item.encode(each, path, losses) for name, each in value.items()}
+
+
+SYNC_VERSION = Shape(
+    AppStateSyncVersion,
+    OBJECT,
+    [
+        Member("version", "version", INT),
+        Member("hash", "hash", BUFFER),
+        Member("index_value_map", "indexValueMap", MapOf(INDEX_VALUE)),
+    ],
+)
+TCTOKEN = Shape(
+    TcToken,
+    OBJECT,
+    [
+        Member("token", "token", BUFFER),
+        Member("timestamp", "timestamp", NUMBER64, None),
+        Member("sender_timestamp", "senderTimestamp", NUMBER64, None),
+    ],
+)
+
+CODECS: dict[str, Codec] = {
+    CREDENTIALS.family: CREDS,
+    "session": SESSION,
+    "pre-key": KEY_PAIR,
+    "sender-key": SENDER_KEY,
+    "sender-key-memory": MapOf(BOOL),
+    "app-state-sync-key": SYNC_KEY,
+    "app-state-sync-version": SYNC_VERSION,
+    "lid-mapping": TEXT,
+    "device-list": Many(TEXT),
+    "tctoken": TCTOKEN,
+    "identity-key": BUFFER,
+}
+
+# The encoding of session bytes that came in a Buffer: some client's own, which we do not look into.
+BUFFER_ENCODING = "baileys-buffer"
+
+
+def decode(key: Key, raw: bytes) -> Any:
+    """The value in the text of the file of ``key``.
+
+    :raises DecodeError: naming the member and what is wrong with it, never its content.
+    """
+    parsed = parse(raw)
+    try:
+        if key.family == "session" and isinstance(parsed, dict) and parsed.get("type") == "Buffer":
+            return EncodedRecord(encoding=BUFFER_ENCODING, data=from_buffer(parsed))
+        value = CODECS[key.family].decode(parsed)
+        return value if key == CREDENTIALS else check_record(key, value)
+    except Refused as refused:
+        raise DecodeError(refused.path.lstrip("."), refused.what) from None
+
+
+def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
+    """The text of the file of ``key``, and what of ``value`` it cannot hold."""
+    losses = Losses()
+    if isinstance(value, EncodedRecord):
+        if value.encoding == BUFFER_ENCODING:
+            return Encoded(dump(to_buffer(value.data)), ())
+        losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as JSON")
+        return Encoded(None, tuple(losses.found))
+    written = CODECS[key.family].encode(value, "", losses)
+    return Encoded(dump(written), tuple(losses.found))

@@ -1,0 +1,268 @@
+"""BaileysEx's native files: Erlang terms <-> the model.
+
+Source: BaileysEx 0.1.0-alpha on OTP 25, 27 and 29, by running it. Its loader refuses a file with an
+atom that the running system does not know, so nothing but its own atoms is ever written; those that
+came from one of its files go back as they came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratchetkeep.errors import DecodeError
+from ratchetkeep.model import (
+    CREDENTIALS,
+    Account,
+    AccountSettings,
+    AppStateSyncKey,
+    AppStateSyncVersion,
+    Contact,
+    Credentials,
+    DisappearingMode,
+    EncodedRecord,
+    FrozenDict,
+    HistoryMessage,
+    IndexValue,
+    Key,
+    KeyPair,
+    MessageKey,
+    SignalAddress,
+    SignalIdentity,
+    SignedPreKey,
+    TcToken,
+    check_record,
+)
+from ratchetkeep.model._checks import Refused
+
+from . import etf
+from ._baileysex_signal import SENDER_KEY, SESSION
+from ._base import Encoded
+from ._json import from_base64, to_base64
+from ._shape import PRIVATE, Codec, Leaf, Losses, Many, Member, Shape
+from ._terms import (
+    BOOL,
+    BYTES,
+    FREE,
+    INT,
+    NUMBER64,
+    TEXT,
+    AtomMap,
+    AtomOf,
+    by_text,
+    from_bytes,
+)
+
+name = "baileysex"
+
+
+def _full(cls: type, *members: Member, struct: str | None = None) -> Shape:
+    names = [member.name for member in members]
+    return Shape(cls, AtomMap(*names, full=True, struct=struct), members)
+
+
+def _sparse(cls: type, *members: Member, struct: str | None = None) -> Shape:
+    names = [member.name for member in members]
+    return Shape(cls, AtomMap(*names, full=False, struct=struct), members)
+
+
+class TextKeyed:
+    """A map by text whose values are all of one codec."""
+
+    def __init__(self, item: Codec) -> None:
+        self.item = item
+
+    def decode(self, raw: Any) -> FrozenDict[str, Any]:
+        return FrozenDict({name: self.item.decode(value) for name, value in by_text(raw).items()})
+
+    def encode(self, value: Any, path: str, losses: Losses) -> etf.Map:
+        return etf.Map(
+            tuple(
+                (TEXT.encode(name, path, losses), self.item.encode(each, path, losses))
+                for name, each in value.items()
+            )
+        )
+
+
+class ExpiringMode:
+    """The disappearing mode, which BaileysEx keys by text."""
+
+    def decode(self, raw: Any) -> DisappearingMode:
+        known = FREE.decode(raw)
+        if not isinstance(known, FrozenDict):
+            raise Refused("expected a map by text")
+        rest = dict(known)
+        return DisappearingMode(
+            ephemeral_expiration=rest.pop("ephemeral_expiration", None),
+            ephemeral_setting_timestamp=rest.pop("ephemeral_setting_timestamp", None),
+            extra=rest,
+        )
+
+    def encode(self, value: DisappearingMode, path: str, losses: Losses) -> Any:
+        members: dict[str, Any] = {}
+        if value.ephemeral_expiration is not None:
+            members["ephemeral_expiration"] = value.ephemeral_expiration
+        if value.ephemeral_setting_timestamp is not None:
+            members["ephemeral_setting_timestamp"] = value.ephemeral_setting_timestamp
+        members.update((k, v) for k, v in value.extra.items() if not k.startswith(PRIVATE))
+        return FREE.encode(FrozenDict(members), path, losses)
+
+
+class SyncKey:
+    """An app state sync key: its bytes alone (what BaileysEx writes), or a map with them."""
+
+    bare = PRIVATE + "map"
+
+    def decode(self, raw: Any) -> AppStateSyncKey:
+        if type(raw) is bytes:
+            return AppStateSyncKey(key_data=raw)
+        key: AppStateSyncKey = _SYNC_KEY_MAP.decode(raw)
+        return key.replace(extra={**key.extra, self.bare: True})
+
+    def encode(self, value: AppStateSyncKey, path: str, losses: Losses) -> Any:
+        for attr in ("fingerprint", "timestamp"):
+            if getattr(value, attr) is not None:
+                losses.note(f"{path}.{attr}", "BaileysEx keeps the key's bytes alone", derived=True)
+        as_map = _SYNC_KEY_MAP.encode(value, path, losses)
+        return as_map if self.bare in value.extra else value.key_data
+
+
+KEY_PAIR = _full(KeyPair, Member("private", "private", BYTES), Member("public", "public", BYTES))
+SIGNED_PRE_KEY = _full(
+    SignedPreKey,
+    Member("key_pair", "key_pair", KEY_PAIR),
+    Member("signature", "signature", BYTES),
+    Member("key_id", "key_id", INT),
+)
+MESSAGE_KEY = _sparse(
+    MessageKey,
+    Member("remote_jid", "remote_jid", TEXT, None),
+    Member("from_me", "from_me", BOOL, None),
+    Member("id", "id", TEXT, None),
+    Member("participant", "participant", TEXT, None),
+    Member("participant_alt", "participant_alt", TEXT, None),
+    Member("remote_jid_alt", "remote_jid_alt", TEXT, None),
+    Member("addressing_mode", "addressing_mode", AtomOf(pn="pn", lid="lid"), None),
+    Member("server_id", "server_id", TEXT, None),
+)
+HISTORY_MESSAGE = _sparse(
+    HistoryMessage,
+    Member("key", "key", MESSAGE_KEY),
+    Member("message_timestamp", "message_timestamp", NUMBER64, None),
+)
+SETTINGS = _full(
+    AccountSettings,
+    Member("unarchive_chats", "unarchive_chats", BOOL, False),
+    Member("default_disappearing_mode", "default_disappearing_mode", ExpiringMode(), None),
+)
+ACCOUNT = _full(
+    Account,
+    Member("details", "details", BYTES, None),
+    Member("account_signature_key", "account_signature_key", BYTES, None),
+    Member("account_signature", "account_signature", BYTES, None),
+    Member("device_signature", "device_signature", BYTES, None),
+    struct="Elixir.BaileysEx.Protocol.Proto.ADVSignedDeviceIdentity",
+)
+CONTACT = _sparse(
+    Contact,
+    Member("id", "id", TEXT),
+    Member("name", "name", TEXT, None),
+    Member("lid", "lid", TEXT, None),
+)
+ADDRESS = _full(SignalAddress, Member("name", "name", TEXT), Member("device_id", "device_id", INT))
+IDENTITY = _full(
+    SignalIdentity,
+    Member("identifier", "identifier", ADDRESS),
+    Member("identifier_key", "identifier_key", BYTES),
+)
+# The ADV secret is base64 text there as well; BaileysEx hands it to the QR code as it is.
+ADV_SECRET = Leaf(
+    lambda raw: from_base64(from_bytes(raw).decode("latin-1")),
+    lambda data: to_base64(data).encode(),
+)
+STATE = _full(
+    Credentials,
+    Member("noise_key", "noise_key", KEY_PAIR),
+    Member("pairing_ephemeral_key_pair", "pairing_ephemeral_key", KEY_PAIR, None),
+    Member("signed_identity_key", "signed_identity_key", KEY_PAIR),
+    Member("signed_pre_key", "signed_pre_key", SIGNED_PRE_KEY),
+    Member("registration_id", "registration_id", INT),
+    Member("adv_secret_key", "adv_secret_key", ADV_SECRET),
+    Member("processed_history_messages", "processed_history_messages", Many(HISTORY_MESSAGE), ()),
+    Member("next_pre_key_id", "next_pre_key_id", INT),
+    Member("first_unuploaded_pre_key_id", "first_unuploaded_pre_key_id", INT),
+    Member("account_sync_counter", "account_sync_counter", INT, 0),
+    Member("account_settings", "account_settings", SETTINGS, AccountSettings()),
+    Member("registered", "registered", BOOL, False),
+    Member("pairing_code", "pairing_code", TEXT, None),
+    Member("last_prop_hash", "last_prop_hash", TEXT, None),
+    Member("routing_info", "routing_info", BYTES, None),
+    Member("additional_data", "additional_data", FREE, None),
+    Member("account", "account", ACCOUNT, None),
+    Member("me", "me", CONTACT, None),
+    Member("signal_identities", "signal_identities", Many(IDENTITY), None),
+    Member("platform", "platform", TEXT, None),
+    Member("last_account_sync_timestamp", "last_account_sync_timestamp", NUMBER64, None),
+    Member("my_app_state_key_id", "my_app_state_key_id", TEXT, None),
+    struct="Elixir.BaileysEx.Auth.State",
+)
+_SYNC_KEY_MAP = _sparse(AppStateSyncKey, Member("key_data", "key_data", BYTES))
+SYNC_VERSION = _full(
+    AppStateSyncVersion,
+    Member("version", "version", INT),
+    Member("hash", "hash", BYTES),
+    Member(
+        "index_value_map",
+        "index_value_map",
+        TextKeyed(_full(IndexValue, Member("value_mac", "value_mac", BYTES))),
+    ),
+)
+TCTOKEN = _sparse(
+    TcToken,
+    Member("token", "token", BYTES),
+    Member("timestamp", "timestamp", NUMBER64, None),
+    Member("sender_timestamp", "sender_timestamp", NUMBER64, None),
+)
+
+CODECS: dict[str, Codec] = {
+    CREDENTIALS.family: STATE,
+    "pre-key": KEY_PAIR,
+    "sender-key": SENDER_KEY,
+    "sender-key-memory": TextKeyed(BOOL),
+    "app-state-sync-key": SyncKey(),
+    "app-state-sync-version": SYNC_VERSION,
+    "lid-mapping": TEXT,
+    "device-list": Many(TEXT),
+    "tctoken": TCTOKEN,
+    "identity-key": BYTES,
+}
+
+
+def decode(key: Key, raw: bytes) -> Any:
+    """The value in the bytes of the file of ``key``.
+
+    :raises DecodeError: naming the member and what is wrong with it, never its content.
+    """
+    term = etf.decode(raw)
+    try:
+        if key.family == "session":
+            return SESSION.decode(term)
+        value = CODECS[key.family].decode(term)
+        return value if key == CREDENTIALS else check_record(key, value)
+    except Refused as refused:
+        raise DecodeError(refused.path.lstrip("."), refused.what) from None
+
+
+def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
+    """The bytes of the file of ``key``, and what of ``value`` it cannot hold.
+
+    :param credentials: the device's, whose identity key every session repeats.
+    """
+    losses = Losses()
+    if isinstance(value, EncodedRecord):
+        losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as ETF")
+        return Encoded(None, tuple(losses.found))
+    if key.family == "session":
+        term = SESSION.encode(value, losses, credentials)
+    else:
+        term = CODECS[key.family].encode(value, "", losses)
+    return Encoded(etf.encode(term), tuple(losses.found))
