@@ -1,0 +1,56 @@
+"""Keeps the auth state of linked devices: durable, atomic, movable between client libraries."""
+
+from ratchetkeep.copy import CopySummary, NotHeldByTarget, copy_device
+from ratchetkeep.device import Device, DeviceStore, Transaction, open_device, open_store
+from ratchetkeep.errors import (
+    CommitFailed,
+    DecodeError,
+    DeviceExists,
+    InvalidValue,
+    NameCollision,
+    NoDevice,
+    NotHeld,
+    OwnershipLost,
+    RatchetkeepError,
+    ReadOnly,
+    StoreClosed,
+    StoreDamaged,
+    StoreInUse,
+    StoreUnreadable,
+    UnknownStore,
+    UnsupportedVersion,
+)
+from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
+from ratchetkeep.verify import Finding, verify_device
+
+__all__ = [
+    "CommitFailed",
+    "CopySummary",
+    "Credentials",
+    "DecodeError",
+    "Device",
+    "DeviceExists",
+    "DeviceStore",
+    "EncodedRecord",
+    "Finding",
+    "InvalidValue",
+    "KeyPair",
+    "NameCollision",
+    "NoDevice",
+    "NotHeld",
+    "NotHeldByTarget",
+    "OwnershipLost",
+    "RatchetkeepError",
+    "ReadOnly",
+    "StoreClosed",
+    "StoreDamaged",
+    "StoreInUse",
+    "StoreUnreadable",
+    "Transaction",
+    "UnknownStore",
+    "UnsupportedVersion",
+    "copy_device",
+    "open_device",
+    "open_store",
+    "verify_device",
+]

@@ -1,0 +1,69 @@
+"""What is the matter with a folder's own structure; the records are checked elsewhere."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ratchetkeep.errors import StoreUnreadable
+
+from .base import Finding
+
+if TYPE_CHECKING:
+    from .directory import DirectoryStore
+
+PREFIX = ".ratchetkeep."
+
+
+def is_leftover(name: str) -> bool:
+    """True for the temporary files of BaileysEx: one left over makes a later save of it fail."""
+    _, mark, number = name.rpartition(".etf.tmp-")
+    return bool(mark) and number.isdecimal()
+
+
+def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
+    """Files that are no record, leftovers, modes, an unfinished journal, the manifest."""
+    open_to_others = 0
+    for name in sorted(store.names()):
+        path = f"{store.path}/{name}"
+        mode = _mode(store, path)
+        known = name in store.index.keys or name == store.layout.manifest
+        if is_leftover(name):
+            remedy = "Open the device once: opening removes it"
+            yield Finding("warning", path, "was left over by a stopped program", remedy)
+        elif known and not stat.S_ISREG(mode):
+            yield Finding("error", path, "is not a plain file", "Put the file itself there")
+        elif not known and not name.startswith(PREFIX):
+            yield Finding("info", path, "belongs to no record", "It is never read or copied")
+        elif mode & 0o077 and not stat.S_ISDIR(mode):
+            open_to_others += 1
+    if open_to_others:
+        what = f"{open_to_others} files with keys can be read by other users"
+        yield Finding("warning", store.path, what, f"chmod -R go= {store.path}")
+    if store.overlay:
+        what = f"{len(store.overlay)} files are behind the journal of an unclean stop"
+        yield Finding("info", store.path, what, "Opening the device brings them up to date")
+    if store.layout.manifest:
+        yield from _manifest_findings(store)
+
+
+def _mode(store: DirectoryStore, path: str) -> int:
+    try:
+        return store.disk.mode(path)
+    except OSError as error:
+        raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+
+
+def _manifest_findings(store: DirectoryStore) -> Iterator[Finding]:
+    place = f"{store.path}/{store.layout.manifest}"
+    if not store.has_manifest and len(store.index.names) > 1:
+        what = "is missing; ids were read off the file names, which cannot show every id"
+        yield Finding("warning", place, what, "The next commit writes it again")
+    for listed in store.unlisted:
+        what = f"lists {listed}, whose file is not there"
+        remedy = "BaileysEx leaves this when stopped while deleting; else restore the file"
+        yield Finding("warning", place, what, remedy)
+    for key in sorted(store.index.shared()):
+        remedy = "Copy the device to a sqlite: store, which keeps them apart"
+        yield Finding("warning", place, f"{key} shares its file with another id", remedy)

@@ -1,0 +1,113 @@
+"""One owner a place: an OS lock on a file, and a note beside it that says who holds it.
+
+The lock itself is ``filelock``'s: the operating system drops it when its process ends, however that
+happens, so a note left by a dead process, another host or a reused pid is only words, never a lock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ratchetkeep.errors import OwnershipLost, StoreInUse, StoreUnreadable
+
+# A closing owner unlinks its lock file as its last act; a few tries get past that moment.
+PATIENCE = 0.2
+
+
+class Ownership:
+    """The ownership of the place that ``lock_path`` stands for.
+
+    :param place: the place's name in errors.
+    """
+
+    def __init__(self, place: str, lock_path: Path, note_path: Path) -> None:
+        self.place = place
+        self.note_path = note_path
+        self.lock_path = lock_path
+        self._lock = FileLock(lock_path, mode=0o600, thread_local=False, is_singleton=False)
+        self._pid = 0
+
+    def take(self) -> None:
+        """Become the owner.
+
+        :raises StoreInUse: naming the holder.
+        :raises StoreUnreadable: if the lock file cannot be made (a read-only disk, say).
+        """
+        try:
+            self._lock.acquire(timeout=PATIENCE, poll_interval=0.02)
+        except Timeout:
+            holder = read_holder(self.note_path)
+            raise StoreInUse(
+                self.place, f"is in use by {holder or 'another process'}", holder=holder
+            ) from None
+        except OSError as error:
+            raise StoreUnreadable(
+                self.place,
+                f"cannot be locked: {error.strerror}",
+                "Make it writable, or open it with read_only=True",
+            ) from None
+        self._pid = os.getpid()
+        with suppress(OSError):
+            self._write_note()
+
+    def _write_note(self) -> None:
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        note = {"pid": self._pid, "host": socket.gethostname(), "since": since}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        descriptor = os.open(self.note_path, flags, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(note, file)
+
+    def check(self) -> None:
+        """Refuse to write in a process that is not the owner, such as a forked child.
+
+        :raises OwnershipLost: there.
+        """
+        if os.getpid() != self._pid:
+            raise OwnershipLost(self.place, "was opened by another process, which forked this one")
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a process that was forked after the place was taken."""
+        return self._pid not in (0, os.getpid())
+
+    def release(self) -> None:
+        """Give the place back; nothing of the lock stays behind."""
+        if os.getpid() != self._pid:
+            return
+        self._pid = 0
+        for path in (self.note_path, self.lock_path):
+            with suppress(OSError):
+                path.unlink()
+        self._lock.release()
+
+
+def read_holder(note_path: Path) -> str:
+    """Who the note says holds the place: process, host, since; "" if it says nothing."""
+    try:
+        note = json.loads(note_path.read_text()[:4096])
+        return f"process {int(note['pid'])} on {note['host']!s:.80} since {note['since']!s:.40}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def is_held(lock_path: Path) -> bool:
+    """True if some process owns the place now. Makes no file and changes nothing."""
+    if not lock_path.exists():
+        return False
+    lock = FileLock(lock_path, thread_local=False, is_singleton=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    lock.release()
+    return False

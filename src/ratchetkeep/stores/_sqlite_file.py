@@ -1,0 +1,197 @@
+"""One SQLite file of ours: how it is made, opened and set, and how SQLite's errors become ours.
+
+WAL with ``synchronous=FULL``: SQLite syncs the log before a commit returns, and the log's name when
+it makes it. Records are a rowid table with a unique key, which writes fewer pages a commit than a
+table without rowids. The file is made under another name and renamed, so that a file of zero bytes
+under its own name is always damage, never a store about to be made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from ratchetkeep.errors import (
+    RatchetkeepError,
+    StoreDamaged,
+    StoreUnreadable,
+    UnknownStore,
+    UnsupportedVersion,
+)
+
+from .disk import Disk
+
+APPLICATION_ID = 0x524B4550  # "RKEP"
+VERSION = 1
+HEADER = b"SQLite format 3\0"
+
+SCHEMA = f"""
+CREATE TABLE devices (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL
+) STRICT;
+CREATE TABLE records (
+    device INTEGER NOT NULL, family TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL,
+    UNIQUE (device, family, id)
+) STRICT;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+
+# Schema upgrades, by the version that they start from; each runs in one transaction that also
+# raises user_version.
+UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {}
+
+# How long to wait for a foreign program (a shell, a backup) that has the file locked.
+BUSY_MILLISECONDS = 5000
+
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError)
+
+
+@contextmanager
+def mapped(place: str, wrap: Callable[[str], RatchetkeepError] | None = None) -> Iterator[None]:
+    """Turn SQLite's errors into ours: damage stays damage, ``wrap`` makes the rest."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise StoreDamaged(place, f"SQLite finds it damaged: {error}") from None
+    except apsw.Error as error:
+        made = wrap or (lambda what: StoreUnreadable(place, what))
+        raise made(f"SQLite cannot use it: {type(error).__name__}: {error}") from None
+
+
+def look(path: str) -> str:
+    """What is at ``path``: ``""`` (nothing), ``"ours"``, or words for anything else.
+
+    :raises StoreDamaged: for what must have been a store.
+    :raises StoreUnreadable: if it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        if os.path.lexists(path + "-wal"):
+            raise StoreDamaged(path, "is gone, but its write-ahead log is still there") from None
+        return ""
+    except IsADirectoryError:
+        return "a folder"
+    except OSError as error:
+        raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+    if not header:
+        raise StoreDamaged(path, "is an empty file: a store never is")
+    if header[:16] != HEADER:
+        return "a file that is not an SQLite database"
+    if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
+        return "an SQLite database of another program"
+    return "ours"
+
+
+def require_ours(path: str, url: str) -> bool:
+    """True if the store is there, False if nothing is.
+
+    :raises UnknownStore: if something else is.
+    """
+    found = look(path)
+    if found in ("", "ours"):
+        return bool(found)
+    raise UnknownStore(url, f"is {found}", "Nothing was changed. Check the path")
+
+
+def make(path: str) -> None:
+    """Make an empty store at ``path``, durable, in one step."""
+    staged = f"{path}.new-{os.getpid()}"
+    disk = Disk()
+    try:
+        disk.write(staged, b"")  # with its mode, before SQLite makes it
+        fill(staged)
+        publish(staged, path)
+    except OSError as error:
+        raise StoreUnreadable(path, f"cannot be made: {error.strerror}") from None
+    finally:
+        disk.unlink(staged)
+
+
+def fill(path: str) -> None:
+    """Give the empty file at ``path`` the schema."""
+    with mapped(path):
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.execute(SCHEMA)
+            connection.execute("PRAGMA journal_mode = WAL")
+        finally:
+            connection.close()
+
+
+def publish(staged: str, path: str) -> None:
+    """Make a finished file durable and give it its name; raises OSError."""
+    disk = Disk()
+    disk.sync(staged)
+    disk.rename(staged, path)
+    disk.sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def connect(path: str, url: str, *, vfs: str | None = None) -> apsw.Connection:
+    """A connection that writes, with our settings; upgraded to this version's schema."""
+    with mapped(url):
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        try:
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
+            connection.execute(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA fullfsync = ON;"
+                "PRAGMA checkpoint_fullfsync = ON; PRAGMA cell_size_check = ON;"
+                "PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY"
+            ).fetchall()
+            _upgrade(connection, url)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def connect_read_only(path: str, url: str) -> apsw.Connection:
+    """A connection that reads one consistent snapshot, whatever the owner writes meanwhile."""
+    with mapped(url):
+        try:
+            return _snapshot(path, url)
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            # On a read-only disk SQLite cannot make its shared memory. Without a log beside it the
+            # file is whole by itself, and nobody can change it.
+            if os.path.lexists(path + "-wal"):
+                raise
+            return _snapshot(f"file:{_quoted(path)}?immutable=1", url)
+
+
+def _quoted(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _snapshot(name: str, url: str) -> apsw.Connection:
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    connection = apsw.Connection(name, flags=flags)
+    try:
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.execute("BEGIN")
+        _check_version(connection, url)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_version(connection: apsw.Connection, url: str) -> int:
+    version = int(connection.pragma("user_version"))
+    if version > VERSION:
+        raise UnsupportedVersion(url, f"has schema version {version}, this is {VERSION}")
+    if version < 1:
+        raise StoreDamaged(url, "has no schema version")
+    return version
+
+
+def _upgrade(connection: apsw.Connection, url: str) -> None:
+    for step in range(_check_version(connection, url), VERSION):
+        with connection:
+            UPGRADES[step](connection)
+            connection.pragma("user_version", step + 1)

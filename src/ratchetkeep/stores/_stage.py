@@ -1,0 +1,128 @@
+"""A whole device put together beside the folder that it is for, and put there in one step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ratchetkeep.errors import DeviceExists, StoreUnreadable
+from ratchetkeep.model import Key
+
+from ._index import Change, Index
+from .base import DEFAULT_DEVICE, Prepared
+
+if TYPE_CHECKING:
+    from .directory import DirectoryStore
+
+MARK = ".ratchetkeep-stage-"
+
+
+class FolderStage:
+    """A staging folder beside the target; publishing renames it (the target is missing or empty),
+    or, to replace a device, makes one commit of its files in the target itself."""
+
+    def __init__(self, store: DirectoryStore, *, overwrite: bool) -> None:
+        self._store = store
+        self._disk = store.disk
+        self._overwrite = overwrite
+        target = os.path.abspath(store.path)
+        above, name = os.path.split(target)
+        self._above = above
+        self._target = target
+        self._folder = f"{above}/.{name}{MARK}{os.getpid()}"
+        self._prefix = f".{name}{MARK}"
+        self._index = Index()
+
+    def __enter__(self) -> Self:
+        existing = self._store.devices()
+        if existing and not self._overwrite:
+            raise DeviceExists(self._store.url, "holds a device already")
+        if not existing and self._disk.is_folder(self._target) and self._disk.list(self._target):
+            raise DeviceExists(
+                self._store.url, "is a folder with other files in it", "Choose an empty place"
+            )
+        self._guard(self._begin)
+        return self
+
+    def _begin(self) -> None:
+        if not self._disk.is_folder(self._above):
+            self._disk.make_folder(self._above)
+        # What a killed copy left; its process id may be in use again, by somebody else.
+        for name in self._disk.list(self._above):
+            if name.startswith(self._prefix) and not _is_alive(name.removeprefix(self._prefix)):
+                self._disk.remove_tree(f"{self._above}/{name}")
+        self._disk.make_folder(self._folder)
+
+    def _guard(self, action: object) -> None:
+        try:
+            action()  # type: ignore[operator]
+        except OSError as error:
+            raise StoreUnreadable(
+                self._store.url,
+                f"cannot be written beside: {error.strerror}",
+                "Nothing was changed",
+            ) from None
+
+    def write(self, changes: Mapping[Key, bytes]) -> None:
+        change = Change(self._index)
+        for key in changes:
+            change.put(key, self._store.layout.file_name(key), self._store.path)
+        change.enter()
+        self._guard(lambda: self._write(changes))
+
+    def _write(self, changes: Mapping[Key, bytes]) -> None:
+        for key, data in changes.items():
+            self._disk.write(f"{self._folder}/{self._index.names[key]}", data)
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, bytes]:
+        try:
+            return {
+                key: self._disk.read(f"{self._folder}/{self._index.names[key]}") for key in keys
+            }
+        except OSError as error:
+            raise StoreUnreadable(self._folder, f"cannot be read: {error.strerror}") from None
+
+    def publish(self) -> None:
+        if self._store.devices():
+            self._replace()
+        else:
+            self._guard(self._rename)
+
+    def _rename(self) -> None:
+        manifest = self._store.manifest_of(self._index.names)
+        if manifest is not None:
+            self._disk.write(f"{self._folder}/{self._store.layout.manifest}", manifest)
+        for name in self._disk.list(self._folder):
+            self._disk.sync(f"{self._folder}/{name}")
+        self._disk.sync_folder(self._folder)
+        self._disk.rename_folder(self._folder, self._target)
+        self._disk.sync_folder(self._above)
+
+    def _replace(self) -> None:
+        store = self._store
+        store.acquire(DEFAULT_DEVICE, read_only=False, create=False)
+        try:
+            old: dict[Key, bytes | None] = dict.fromkeys(store.scan(DEFAULT_DEVICE))
+            store.apply(Prepared(DEFAULT_DEVICE, {**old, **self.read(self._index.names)}))
+        finally:
+            store.release(DEFAULT_DEVICE)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._disk.remove_tree(self._folder)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return int(pid) != os.getpid()

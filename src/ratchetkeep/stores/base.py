@@ -1,0 +1,180 @@
+"""The contract of a store: where the records of one or many devices live.
+
+A store moves bytes; what they mean is the business of its ``format``. All verbs are safe to call
+from several threads. Every store promises:
+
+* ``apply`` is all or nothing for everything it is given, and durable when it returns;
+* what cannot be read raises :class:`StoreDamaged`, it is never taken for absence;
+* ``acquire`` finishes or drops what a crash left behind, by itself;
+* after a failed ``apply`` it takes no more until the device is opened again.
+
+:class:`ratchetkeep.testing.StoreContract` tests all of this.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from ratchetkeep.errors import DecodeError, NotHeld, StoreDamaged, UnsupportedVersion
+from ratchetkeep.formats import Encoded, Format
+from ratchetkeep.model import Credentials, Key
+
+DEFAULT_DEVICE = "default"
+
+
+class Prepared(NamedTuple):
+    """A batch that is encoded and checked: what ``apply`` takes.
+
+    :ivar changes: new bytes by key; None deletes.
+    """
+
+    device: str
+    changes: Mapping[Key, bytes | None]
+
+
+class Finding(NamedTuple):
+    """Something that verifying a device brought up.
+
+    :ivar severity: ``error`` (the device is not whole), ``warning`` or ``info``.
+    :ivar place: the file, row or record.
+    :ivar what: what is the matter; no content.
+    :ivar remedy: what to do.
+    """
+
+    severity: str
+    place: str
+    what: str
+    remedy: str
+
+
+class Stage(Protocol):
+    """A device that is being put together beside its place; nobody sees it before ``publish``."""
+
+    def write(self, changes: Mapping[Key, bytes]) -> None:
+        """Add records."""
+
+    def read(self, keys: Iterable[Key]) -> dict[Key, bytes]:
+        """Read back what was written."""
+
+    def publish(self) -> None:
+        """Make it durable and put it in its place, in one step."""
+
+
+class Store(ABC):
+    """A store. ``url`` names it in errors; it holds no password."""
+
+    kind: str
+    format: Format
+    url: str
+
+    @abstractmethod
+    def devices(self) -> list[str]:
+        """Names of the devices here, sorted; a damaged one counts too.
+
+        :raises StoreDamaged: if that cannot be read.
+        """
+
+    @abstractmethod
+    def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
+        """Open a device: take ownership (not if ``read_only``) and recover from a crash.
+
+        :raises NoDevice: if nothing is there and ``create`` is not set. With ``create`` the place
+            is made, but no credentials.
+        :raises StoreInUse: if another owner has it.
+        :raises StoreDamaged: if it cannot be read or recovered.
+        """
+
+    @abstractmethod
+    def release(self, device: str) -> None:
+        """Close a device: everything is in its final place when this returns."""
+
+    @abstractmethod
+    def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
+        """The bytes of the keys that are there."""
+
+    @abstractmethod
+    def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
+        """The keys of one family, or of everything with the credentials; in no order."""
+
+    @abstractmethod
+    def apply(self, *batches: Prepared) -> None:
+        """Make all batches durable in one step.
+
+        :raises CommitFailed: if that failed; the store then takes no more until opened again.
+        :raises OwnershipLost: in a process that does not own the device.
+        """
+
+    @abstractmethod
+    def trace(self, device: str) -> str:
+        """What is here of a device without credentials, in words; "" only if there is no trace of
+        one. Minting new credentials over a trace would lose the old device."""
+
+    @abstractmethod
+    def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
+        """Put a whole device together beside its place; leaving without ``publish`` drops it.
+
+        :raises DeviceExists: if one is there and ``overwrite`` is not set.
+        """
+
+    @abstractmethod
+    def remove(self, device: str) -> None:
+        """Remove a device that this process has acquired, in one step."""
+
+    @abstractmethod
+    def findings(self, device: str) -> Iterator[Finding]:
+        """What is the matter with the store's own structure: leftovers, strays, modes, index."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything."""
+
+    def where(self, device: str, key: Key) -> str:
+        """The place of a record, for errors."""
+        name = "" if device == DEFAULT_DEVICE else f"{device}, "
+        return f"{self.url} ({name}{key})"
+
+    def encode(self, key: Key, value: Any, credentials: Credentials | None) -> Encoded:
+        """The record's bytes here, with what of it cannot be held."""
+        return self.format.encode(key, value, credentials)
+
+    def decode(self, device: str, key: Key, raw: bytes) -> Any:
+        """The value of a record.
+
+        :raises StoreDamaged: naming the place, if it cannot be read.
+        """
+        try:
+            return self.format.decode(key, raw)
+        except DecodeError as error:
+            member = f"{error.place}: " if error.place else ""
+            raise StoreDamaged(self.where(device, key), f"{member}{error.what}") from None
+        except UnsupportedVersion as error:
+            raise UnsupportedVersion(self.where(device, key), error.what) from None
+
+    def prepare(
+        self, device: str, changes: Mapping[Key, Any], credentials: Credentials | None
+    ) -> Prepared:
+        """Encode a batch; no lock is held. None deletes.
+
+        :param credentials: the device's as they are after the batch.
+        :raises NotHeld: if something that cannot be made again has no place in this format.
+        """
+        encoded: dict[Key, bytes | None] = {}
+        for key, value in changes.items():
+            if value is None:
+                encoded[key] = None
+                continue
+            made = self.encode(key, value, credentials)
+            lost = [loss for loss in made.losses if not loss.derived]
+            if lost or made.data is None:
+                place = f"{key} {lost[0].place}".strip() if lost else str(key)
+                what = lost[0].what if lost else "cannot be held"
+                raise NotHeld(f"{self.url} ({place})", what)
+            encoded[key] = made.data
+        return Prepared(device, encoded)
+
+    def busy(self, device: str) -> str:
+        """Who is writing a device that cannot be read as a whole meanwhile; "" if it can."""
+        return ""

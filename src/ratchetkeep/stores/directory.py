@@ -1,0 +1,407 @@
+"""Folders that another library can open: ``baileys:DIR`` and ``baileysex:DIR``.
+
+One file a record, as that library names it, behind our commit journal: a commit is one append and
+one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and gone after closing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from ratchetkeep.errors import (
+    CommitFailed,
+    DecodeError,
+    InvalidValue,
+    NoDevice,
+    ReadOnly,
+    StoreClosed,
+    StoreDamaged,
+    StoreInUse,
+    StoreUnreadable,
+    UnknownStore,
+    UnsupportedVersion,
+)
+from ratchetkeep.formats import Encoded, Loss
+from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key
+
+from ._folder_findings import folder_findings, is_leftover
+from ._follower import TEMPORARY, Follower, put_file
+from ._index import Change, Index
+from ._owner import Ownership, is_held, read_holder
+from ._stage import FolderStage
+from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
+from .disk import Disk
+from .journal import Entry, Journal
+from .layouts import LAYOUTS, read_manifest, write_manifest
+
+JOURNAL, LOCK, NOTE = ".ratchetkeep.journal", ".ratchetkeep.lock", ".ratchetkeep.owner"
+T = TypeVar("T")
+OURS = frozenset({JOURNAL, LOCK, NOTE, TEMPORARY})
+
+# Beyond this the files are synced and the journal starts again, so that it stays small.
+JOURNAL_LIMIT = 8 * 1024 * 1024
+
+
+class DirectoryStore(Store):
+    """One device in one folder.
+
+    :param kind: ``baileys`` or ``baileysex``.
+    :param path: the folder.
+    :ivar index: the records and their file names.
+    :ivar overlay: read-only: files that an unclean stop left in the journal alone.
+    :ivar unlisted: records that the manifest lists and that have no file.
+    """
+
+    def __init__(self, kind: str, path: str, disk: Disk | None = None) -> None:
+        self.layout = LAYOUTS[kind]
+        self.format = self.layout.format
+        self.path = path.rstrip("/") or "/"
+        self.kind = kind
+        self.url = f"{kind}:{path}"
+        self.disk = disk or Disk()
+        self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}")
+        self._owner = Ownership(self.url, Path(self.path, LOCK), Path(self.path, NOTE))
+        self._lock = threading.RLock()
+        self._state = "closed"
+        self._failed = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._follower = Follower(self.disk, self.path)
+        self.overlay: dict[str, bytes | None] = {}
+        self.index = Index()
+        self.unlisted: list[str] = []
+        self.has_manifest = False
+
+    # -- opening and closing
+
+    def devices(self) -> list[str]:
+        return [DEFAULT_DEVICE] if self._traces(self.names()) else []
+
+    def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
+        if device != DEFAULT_DEVICE:
+            raise NoDevice(self.url, f"a folder holds one device, {DEFAULT_DEVICE!r}")
+        if self._state != "closed":
+            raise StoreInUse(self.url, "is open already in this process")
+        names = self.names()
+        if not create and not self._traces(names):
+            found = "is empty" if self.disk.is_folder(self.path) else "is not there"
+            raise NoDevice(self.url, found)
+        if read_only:
+            self._load(owner=False)
+            self._state = "read-only"
+            return
+        if not self.disk.is_folder(self.path):
+            self._do(lambda: self.disk.make_folder(self.path))
+        self._owner.take()
+        try:
+            self._load(owner=True)
+        except BaseException:
+            self._owner.release()
+            raise
+        self._state, self._failed = "open", False
+
+    def release(self, device: str) -> None:
+        with self._lock:
+            state, self._state = self._state, "closed"
+            if state != "open":
+                self._reset()
+                return
+            try:
+                self._settle(end=True)
+            finally:
+                self._follower.stop()
+                self._owner.release()
+                self._reset()
+
+    def close(self) -> None:
+        if self._state != "closed":
+            self.release(DEFAULT_DEVICE)
+
+    def busy(self, device: str) -> str:
+        return read_holder(Path(self.path, NOTE)) or "another process" if self._is_held() else ""
+
+    def _is_held(self) -> bool:
+        return is_held(Path(self.path, LOCK))
+
+    def _settle(self, *, end: bool) -> None:
+        """Bring the files up to date; at the ``end`` the journal goes."""
+        try:
+            self._owner.check()
+            if self._failed:
+                return
+            self._follower.settle()
+            if end:
+                self._journal.remove()
+                self.disk.sync_folder(self.path)
+            else:
+                self._journal.restart()
+        except OSError as error:
+            self._failed = True
+            raise CommitFailed(
+                self.url,
+                f"every commit is safe in the journal, but the files are behind: {error.strerror}",
+                "Mend the cause and open it once with ratchetkeep before another program does",
+            ) from None
+
+    # -- finding what is there
+
+    def names(self) -> list[str]:
+        """Names in the folder; none if it is not there."""
+        try:
+            if not self.disk.is_folder(self.path):
+                if self.disk.exists(self.path):
+                    raise UnknownStore(self.url, "is not a folder")
+                return []
+            return self.disk.list(self.path)
+        except OSError as error:
+            raise StoreUnreadable(self.url, f"cannot be read: {error.strerror}") from None
+
+    def _traces(self, names: Iterable[str]) -> list[str]:
+        """What names a device of any library, or what is left of one."""
+        found = []
+        for name in names:
+            stem = name.removesuffix(".json").removesuffix(".etf")
+            if (
+                name == JOURNAL
+                or name.startswith(("creds.", ".baileys_ex_"))
+                or any(stem.startswith(family + "-") for family in FAMILIES)
+            ):
+                found.append(name)
+        return found
+
+    def trace(self, device: str) -> str:
+        found = sorted({*self._traces({*self.names(), *self.index.keys})} - {JOURNAL})
+        if not found:
+            return ""
+        others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
+        return f"{found[0]!r}{others}"
+
+    def _load(self, *, owner: bool) -> None:
+        self._reset()
+        latest: dict[str, bytes | None] = {}
+        for commit in self._do(self._journal.read):
+            latest.update(commit)
+        if latest:
+            self._refuse_foreign_writes(latest)
+        if owner:
+            self._do(lambda: self._recover(latest))
+        else:
+            self.overlay = latest
+        self._build_index()
+
+    def _refuse_foreign_writes(self, latest: Mapping[str, bytes | None]) -> None:
+        """After a crash, another library may have gone on with the folder. Finishing our commits
+        then would put its records back to an older state, which breaks conversations."""
+        written = self._do(lambda: self.disk.modified(self._journal.path))
+        commits = self._do(self._journal.read)
+        for name in latest:
+            ours = [data for commit in commits for each, data in commit if each == name]
+            path = f"{self.path}/{name}"
+            try:
+                if self.disk.modified(path) > written and self.disk.read(path) not in ours:
+                    raise StoreDamaged(
+                        path,
+                        "was changed by another program after an unclean stop, while commits "
+                        f"wait in {JOURNAL}",
+                        f"Nothing was changed. To keep what that program wrote, move {JOURNAL} "
+                        "away; to keep the commits, put the older file back",
+                    )
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+
+    def _recover(self, latest: Mapping[str, bytes | None]) -> None:
+        """Finish what was committed, then remove what a crash left: it needs no command."""
+        for name, data in latest.items():
+            put_file(self.disk, self.path, name, data)
+        for name, data in latest.items():
+            if data is not None:
+                self.disk.sync(f"{self.path}/{name}")
+        names = self.disk.list(self.path)
+        leftovers = [name for name in names if name == TEMPORARY or is_leftover(name)]
+        for name in leftovers:
+            self.disk.unlink(f"{self.path}/{name}")
+        if latest or leftovers:
+            self.disk.sync_folder(self.path)
+        if JOURNAL in names:
+            self._journal.remove()
+            self.disk.sync_folder(self.path)
+
+    def _build_index(self) -> None:
+        names = {name for name in self.names() if self.layout.key_of(name)}
+        names |= {n for n, data in self.overlay.items() if data is not None}
+        names -= {n for n, data in self.overlay.items() if data is None}
+        for key in self._listed():
+            name = self.layout.file_name(key)
+            if name in names:
+                self.index.add(key, name)
+            else:
+                self.unlisted.append(str(key))
+        for name in names:
+            guessed = self.layout.key_of(name)
+            if guessed and name not in self.index.keys:
+                self.index.add(guessed, name)
+
+    def _listed(self) -> list[Key]:
+        """The records that BaileysEx's manifest lists."""
+        if not self.layout.manifest:
+            return []
+        raw = self._read_file(self.layout.manifest)
+        if raw is None:
+            return []
+        self.has_manifest = True
+        place = f"{self.path}/{self.layout.manifest}"
+        try:
+            ids = read_manifest(raw)
+        except DecodeError as error:
+            raise StoreDamaged(place, error.what) from None
+        except UnsupportedVersion as error:
+            raise UnsupportedVersion(place, error.what) from None
+        return [Key(family, id) for family in ids if family in FAMILIES for id in ids[family]]
+
+    # -- reading
+
+    def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
+        self._check_open()
+        found = {}
+        for key in keys:
+            with self._lock:
+                name = self.index.names.get(key)
+            if name is None:
+                continue
+            raw = self._read_file(name)
+            if raw is None:
+                with self._lock:
+                    if self.index.names.get(key) != name:
+                        continue
+                raise StoreDamaged(f"{self.path}/{name}", "vanished while the device was open")
+            found[key] = raw
+        return found
+
+    def _read_file(self, name: str) -> bytes | None:
+        pending, data = self._follower.look(name)
+        if pending:
+            return data
+        if name in self.overlay:
+            return self.overlay[name]
+        path = f"{self.path}/{name}"
+        try:
+            return self.disk.read(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+
+    def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
+        self._check_open()
+        with self._lock:
+            keys = list(self.index.names)
+        return (key for key in keys if family is None or key.family == family)
+
+    def where(self, device: str, key: Key) -> str:
+        name = self.index.names.get(key)
+        return f"{self.path}/{name}" if name else super().where(device, key)
+
+    # -- writing
+
+    def encode(self, key: Key, value: object, credentials: Credentials | None) -> Encoded:
+        try:
+            self.layout.file_name(key)
+        except InvalidValue as error:
+            return Encoded(None, (Loss("", error.what, False),))
+        return super().encode(key, value, credentials)
+
+    def prepare(
+        self, device: str, changes: Mapping[Key, object], credentials: Credentials | None
+    ) -> Prepared:
+        for key, value in changes.items():
+            if value is not None:
+                self.layout.file_name(key)
+        return super().prepare(device, changes, credentials)
+
+    def apply(self, *batches: Prepared) -> None:
+        with self._lock:
+            self._check_open(write=True)
+            entries, change = self._entries(batches)
+            if not entries:
+                return
+            try:
+                self._journal.append(entries)
+            except OSError as error:
+                self._failed = True
+                raise CommitFailed(self.url, f"the commit failed: {error.strerror}") from None
+            change.enter()
+            self.has_manifest = bool(self.layout.manifest)
+            self._follower.add(entries)
+            if self._journal.size > JOURNAL_LIMIT:
+                self._settle(end=False)
+
+    def _entries(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
+        """The files of a commit, and what it changes in the index."""
+        change = Change(self.index)
+        files: dict[str, bytes | None] = {}
+        for batch in batches:
+            for key, data in batch.changes.items():
+                if data is None:
+                    if (gone := change.drop(key)) is not None:
+                        files[gone] = None
+                else:
+                    name = self.layout.file_name(key)
+                    change.put(key, name, self.path)
+                    files[name] = data
+        if files and (change.is_of_ids or not self.has_manifest):
+            manifest = self.manifest_of(change.keys())
+            if manifest is not None:
+                files[self.layout.manifest] = manifest
+        return list(files.items()), change
+
+    def _check_open(self, *, write: bool = False) -> None:
+        if self._state == "closed":
+            raise StoreClosed(self.url, "is not open")
+        if write:
+            if self._state == "read-only":
+                raise ReadOnly(self.url, "was opened read-only")
+            self._owner.check()
+            failure = self._follower.failure
+            if self._failed or failure is not None:
+                why = f": {failure.strerror}" if failure else ""
+                raise CommitFailed(self.url, f"an earlier write failed{why}")
+
+    def manifest_of(self, keys: Iterable[Key]) -> bytes | None:
+        """The manifest for ``keys``, or None where the library keeps none."""
+        if not self.layout.manifest:
+            return None
+        ids: dict[str, list[str]] = {}
+        for key in keys:
+            if key != CREDENTIALS:
+                ids.setdefault(key.family, []).append(key.id)
+        return write_manifest(ids)
+
+    def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
+        return FolderStage(self, overwrite=overwrite)
+
+    def remove(self, device: str) -> None:
+        with self._lock:
+            self.apply(Prepared(device, dict.fromkeys(self.index.names)))
+            self._settle(end=True)
+            if self.layout.manifest:
+                self._do(lambda: self.disk.unlink(f"{self.path}/{self.layout.manifest}"))
+        self.release(device)
+        if not self.names():
+            self._do(lambda: self.disk.remove_folder(self.path))
+
+    def findings(self, device: str) -> Iterator[Finding]:
+        self._check_open()
+        return folder_findings(self)
+
+    def _do(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except OSError as error:
+            raise StoreUnreadable(self.url, f"cannot be used: {error.strerror}") from None

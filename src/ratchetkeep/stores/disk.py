@@ -1,0 +1,142 @@
+"""What the folder stores ask of a disk: few verbs, so that tests can put a failing one there.
+
+Paths are ``str``. Nothing is durable before ``sync`` (a file's bytes) and ``sync_folder`` (its
+name).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+
+MAX_FILE = 64 * 1024 * 1024
+
+
+class Disk:
+    """The real disk. All verbs raise OSError."""
+
+    def list(self, folder: str) -> list[str]:
+        """Names in ``folder``."""
+        return os.listdir(folder)
+
+    def is_folder(self, path: str) -> bool:
+        """True for a folder; False only if nothing or something else is there."""
+        try:
+            return stat.S_ISDIR(os.stat(path).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def exists(self, path: str) -> bool:
+        """True for anything at all under this name, a broken link too."""
+        try:
+            os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def mode(self, path: str) -> int:
+        """Type and permission bits of what is there; a link is not followed."""
+        return os.lstat(path).st_mode
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder for its owner alone, and the ones above it; their names are synced."""
+        above = os.path.dirname(os.path.abspath(path))
+        if not self.is_folder(above):
+            self.make_folder(above)
+        os.mkdir(path, 0o700)
+        self.sync_folder(above)
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a plain file; a link in its place is an error."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size > MAX_FILE:
+                raise OSError(errno.EFBIG, "larger than any record")
+            parts = []
+            while part := os.read(descriptor, max(size + 1, 65536)):
+                parts.append(part)
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
+
+    def modified(self, path: str) -> int:
+        """When the file's bytes last changed, in nanoseconds."""
+        return os.stat(path, follow_symlinks=False).st_mtime_ns
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a new file, or all of an old one, readable by its owner alone."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            _write_all(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+    def write_at(self, path: str, offset: int, data: bytes) -> None:
+        """Write into a file at ``offset`` (made if missing) and sync its bytes."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            _write_all(descriptor, data)
+            flush(descriptor, data_only=True)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename, replacing what is there."""
+        os.replace(old, new)
+
+    def rename_folder(self, old: str, new: str) -> None:
+        """Rename a folder; ``new`` must be missing or empty."""
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; fine if it is gone."""
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            return
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a folder of ours with all in it; fine if it is gone."""
+        shutil.rmtree(path, ignore_errors=True)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
+    def sync(self, path: str) -> None:
+        """Make a file's bytes durable."""
+        self._sync(path, os.O_RDONLY)
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable."""
+        self._sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _sync(self, path: str, flags: int) -> None:
+        descriptor = os.open(path, flags | os.O_CLOEXEC)
+        try:
+            flush(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def flush(descriptor: int, *, data_only: bool = False) -> None:
+    """Make an open file durable: its bytes, and unless ``data_only`` all of its metadata."""
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync stops at the drive's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    elif data_only:
+        os.fdatasync(descriptor)
+    else:
+        os.fsync(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

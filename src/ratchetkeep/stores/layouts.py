@@ -1,0 +1,178 @@
+"""How a folder names its files: record <-> file name, for each kind of folder.
+
+Both libraries escape a name by ``/`` -> ``__`` and ``:`` -> ``-``, which cannot be undone in
+general. The grammar of the ids that clients make undoes it (Baileys); BaileysEx keeps ids in its
+manifest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from ratchetkeep.errors import DecodeError, InvalidValue, NameCollision, UnsupportedVersion
+from ratchetkeep.formats import Format, baileys, baileysex, etf
+from ratchetkeep.model import CREDENTIALS, FAMILIES, Key
+
+# ``sender-key-memory`` before ``sender-key``: the longer prefix is the family.
+_BY_LENGTH = sorted(FAMILIES, key=len, reverse=True)
+MAX_NAME_BYTES = 255
+
+
+class Layout(Protocol):
+    """The file names of one kind of folder.
+
+    :ivar kind: as in a URL.
+    :ivar suffix: of record files.
+    :ivar manifest: name of the file that lists the ids, or "".
+    """
+
+    kind: str
+    suffix: str
+    manifest: str
+    format: Format
+
+    def file_name(self, key: Key) -> str:
+        """The name of a record's file.
+
+        :raises InvalidValue: if no file system could hold it.
+        :raises NameCollision: if it would be read back as another id.
+        """
+
+    def key_of(self, name: str) -> Key | None:
+        """The record that a file name stands for by itself, or None for other files."""
+
+
+def _escape(text: str) -> str:
+    return text.replace("/", "__").replace(":", "-")
+
+
+def _file_name(key: Key, suffix: str) -> str:
+    if key == CREDENTIALS:
+        return "creds" + suffix
+    name = _escape(f"{key.family}-{key.id}") + suffix
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise InvalidValue(str(key)[:80], f"its file name would have over {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def _split(name: str, suffix: str) -> tuple[str, str] | None:
+    stem = name.removesuffix(suffix)
+    if stem == name:
+        return None
+    family = next((f for f in _BY_LENGTH if stem.startswith(f + "-")), None)
+    return (family, stem[len(family) + 1 :]) if family and stem != family + "-" else None
+
+
+_SENDER = re.compile(r"(?s)(.+)--([^-]+)--(\d+)")
+
+
+class BaileysLayout:
+    """Baileys' multi-file folder. An id that no client makes, and that would come back as another
+    one, is refused."""
+
+    kind = "baileys"
+    suffix = ".json"
+    manifest = ""
+    format: Format = baileys
+
+    def file_name(self, key: Key) -> str:
+        name = _file_name(key, self.suffix)
+        if self.key_of(name) != key:
+            raise NameCollision(str(key), f"would share the file {name!r} with another id")
+        return name
+
+    def key_of(self, name: str) -> Key | None:
+        if name == "creds" + self.suffix:
+            return CREDENTIALS
+        parts = _split(name, self.suffix)
+        return Key(parts[0], self._restore(*parts)) if parts else None
+
+    @staticmethod
+    def _restore(family: str, escaped: str) -> str:
+        if family == "sender-key" and (match := _SENDER.fullmatch(escaped)):
+            return "::".join(match.groups())
+        if family == "app-state-sync-key":
+            # Standard base64 has "/" and no "_".
+            return escaped.replace("__", "/")
+        return escaped
+
+
+class BaileysExLayout:
+    """BaileysEx's native folder. The manifest knows every id; without it, names are undone as that
+    library does it."""
+
+    kind = "baileysex"
+    suffix = ".etf"
+    manifest = ".baileys_ex_native_file_persistence.etf"
+    format: Format = baileysex
+
+    def file_name(self, key: Key) -> str:
+        return _file_name(key, self.suffix)
+
+    def key_of(self, name: str) -> Key | None:
+        if name == "creds" + self.suffix:
+            return CREDENTIALS
+        parts = _split(name, self.suffix) if name != self.manifest else None
+        if not parts or ".tmp-" in name:
+            return None
+        family, escaped = parts
+        restored = escaped.replace("__", "/")
+        if family == "sender-key" and (match := _SENDER.fullmatch(restored)):
+            restored = "::".join(match.groups())
+        if family == "tctoken" and escaped == "__index":
+            restored = escaped
+        return Key(family, restored)
+
+
+_BACKEND, _VERSION = b"native_file_persistence", 1
+
+
+def read_manifest(raw: bytes) -> dict[str, list[str]]:
+    """The ids by family in BaileysEx's manifest.
+
+    :raises DecodeError: if it is damaged or another backend's.
+    :raises UnsupportedVersion: for a version other than 1, as BaileysEx does.
+    """
+    term = etf.decode(raw)
+    if not isinstance(term, etf.Map) or term.get(b"backend") != _BACKEND:
+        raise DecodeError("", "is not the manifest of BaileysEx's native backend")
+    if term.get(b"version") != _VERSION:
+        raise UnsupportedVersion("", "the manifest's version is not 1")
+    index = term.get(b"key_index", etf.Map(()))
+    if not isinstance(index, etf.Map):
+        raise DecodeError("", "the manifest's key_index is not a map")
+    return {_text(family): [_text(id) for id in _list(ids)] for family, ids in index.items()}
+
+
+def write_manifest(ids: Mapping[str, Iterable[str]]) -> bytes:
+    """BaileysEx's manifest of ``ids`` by family, as it writes it."""
+    index: tuple[tuple[Any, Any], ...] = tuple(
+        (family.encode(), [id.encode() for id in sorted(ids[family], key=str.encode)])
+        for family in sorted(ids)
+    )
+    pairs: tuple[tuple[Any, Any], ...] = (
+        (b"backend", _BACKEND),
+        (b"key_index", etf.Map(index)),
+        (b"version", _VERSION),
+    )
+    return etf.encode(etf.Map(pairs))
+
+
+def _text(term: Any) -> str:
+    try:
+        if type(term) is bytes:
+            return term.decode()
+    except UnicodeDecodeError:
+        pass
+    raise DecodeError("", "a name in the manifest is not text")
+
+
+def _list(term: Any) -> list[Any]:
+    if type(term) is not list:
+        raise DecodeError("", "the manifest's ids are not a list")
+    return term
+
+
+LAYOUTS: dict[str, Layout] = {"baileys": BaileysLayout(), "baileysex": BaileysExLayout()}

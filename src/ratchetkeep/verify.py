@@ -1,0 +1,71 @@
+"""Check a whole device: is everything readable, and does it fit together?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ratchetkeep._checker import Checker
+from ratchetkeep.errors import RatchetkeepError, StoreDamaged, UnsupportedVersion
+from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep.stores import urls
+from ratchetkeep.stores.base import Finding, Store
+
+__all__ = ["Finding", "verify_device"]
+
+
+def verify_device(url: str | os.PathLike[str]) -> list[Finding]:
+    """Check the device that ``url`` names, read-only; it may be in use.
+
+    Structure (every file or row readable, names match ids, leftovers, modes) and cryptography
+    (public keys belong to private keys, the signed pre-key's signature verifies, ids are below
+    their counters, sessions hold together). Damage is reported, not raised.
+
+    :raises NoDevice: if nothing is there.
+    :raises UnknownStore: if ``url`` names no store.
+    """
+    target = urls.parse(url)
+    store = urls.open_target(target)
+    try:
+        store.acquire(target.device, read_only=True, create=False)
+        return [*store.findings(target.device), *_check(store, target.device)]
+    except (StoreDamaged, UnsupportedVersion) as error:
+        return [finding_of(error)]
+    finally:
+        store.close()
+
+
+def finding_of(error: RatchetkeepError) -> Finding:
+    """An error as a finding."""
+    return Finding("error", error.place, error.what, error.remedy)
+
+
+def _check(store: Store, device: str) -> Iterator[Finding]:
+    keys = sorted(store.scan(device))
+    credentials: Credentials | None = None
+    if CREDENTIALS not in keys:
+        what = f"holds no credentials, but something of a device: {store.trace(device)}"
+        yield finding_of(StoreDamaged(store.url, what))
+    else:
+        try:
+            raw = store.read(device, [CREDENTIALS])[CREDENTIALS]
+            credentials = store.decode(device, CREDENTIALS, raw)
+        except (StoreDamaged, UnsupportedVersion):
+            pass  # reported below, with the other records
+    checker = Checker(credentials, lambda key: store.where(device, key))
+    for key in keys:
+        yield from _check_one(store, device, key, checker)
+    yield from checker.finish()
+
+
+def _check_one(store: Store, device: str, key: Key, checker: Checker) -> Iterator[Finding]:
+    try:
+        raw = store.read(device, [key]).get(key)
+        if raw is None:
+            yield Finding("error", store.where(device, key), "cannot be read back", "")
+            return
+        value = store.decode(device, key, raw)
+    except (StoreDamaged, UnsupportedVersion) as error:
+        yield finding_of(error)
+        return
+    yield from checker.check(key, value)
