@@ -207,10 +207,13 @@ def run_module(source_file: Path, *args: str | Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments != ["install"]:
-        sys.stderr.write("usage: python tests/nodepeer.py install\n")
+    if arguments == ["find"]:
+        sys.stdout.write(f"{node()}\n")
+    elif arguments == ["install"]:
+        ensure_installed()
+    else:
+        sys.stderr.write("usage: python tests/nodepeer.py find|install\n")
         return 2
-    ensure_installed()
     return 0
 
 

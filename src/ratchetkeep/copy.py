@@ -182,10 +182,10 @@ def _survey(reader: Store, device: str, target: Store, report: Progress) -> _Sur
         if done % CHUNK == 0:
             report("check", done, len(keys))
         value = reader.decode(device, key, _read_one(reader, device, key))
-        found = list(checker.check(key, value))
-        survey.findings.extend(found)
+        findings = list(checker.check(key, value))
+        survey.findings.extend(findings)
         if key == CREDENTIALS:
-            _refuse_errors(found)
+            _refuse_errors(findings)
         encoded = target.encode(key, value, credentials)
         survey.losses.extend((key, loss) for loss in encoded.losses)
         if encoded.data is not None:

