@@ -28,11 +28,16 @@ def verify_device(url: str | os.PathLike[str]) -> list[Finding]:
     store = urls.open_target(target)
     try:
         store.acquire(target.device, read_only=True, create=False)
-        return [*store.findings(target.device), *_check(store, target.device)]
+        return check_store(store, target.device)
     except (StoreDamaged, UnsupportedVersion) as error:
         return [finding_of(error)]
     finally:
         store.close()
+
+
+def check_store(store: Store, device: str) -> list[Finding]:
+    """The findings of a device that is acquired."""
+    return [*store.findings(device), *_check(store, device)]
 
 
 def finding_of(error: RatchetkeepError) -> Finding:

@@ -17,9 +17,13 @@ TEMPORARY = ".ratchetkeep.tmp"
 
 
 class Follower:
-    """Pending files of ``folder``; all methods are thread-safe."""
+    """Pending files of ``folder``; all methods are thread-safe.
 
-    def __init__(self, disk: Disk, folder: str) -> None:
+    :param background: write them at once, in a thread; else only when asked to settle.
+    """
+
+    def __init__(self, disk: Disk, folder: str, *, background: bool) -> None:
+        self._background = background
         self._disk = disk
         self._folder = folder
         self._pending: dict[str, bytes | None] = {}
@@ -35,7 +39,7 @@ class Follower:
             for name, data in entries:
                 self._pending.pop(name, None)
                 self._pending[name] = data
-            if self._thread is None:
+            if self._thread is None and self._background:
                 self._thread = threading.Thread(
                     target=self._run, name="ratchetkeep-files", daemon=True
                 )
@@ -57,6 +61,8 @@ class Follower:
 
         :raises OSError: if that cannot be done; the journal must then be kept.
         """
+        if not self._background:
+            self._write_all()
         with self._changed:
             self._changed.wait_for(lambda: not self._pending or self._failure is not None)
             if self._failure is not None:
@@ -78,6 +84,16 @@ class Follower:
             self._thread.join()
 
     def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._pending) or self._stop)
+                if self._stop:
+                    return
+            if not self._write_all():
+                return
+
+    def _write_all(self) -> bool:
+        """Write what is pending; False if that failed."""
         while (next_file := self._next()) is not None:
             name, data = next_file
             try:
@@ -86,17 +102,18 @@ class Follower:
                 with self._changed:
                     self._failure = error
                     self._changed.notify_all()
-                return
+                return False
             with self._changed:
                 self._touched.add(name)
-                if self._pending.get(name, b"") is data:
+                # Unless a newer commit has replaced it meanwhile.
+                if name in self._pending and self._pending[name] is data:
                     del self._pending[name]
                 self._changed.notify_all()
+        return True
 
     def _next(self) -> Entry | None:
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._pending) or self._stop)
-            return None if self._stop else next(iter(self._pending.items()))
+            return None if self._stop else next(iter(self._pending.items()), None)
 
 
 def put_file(disk: Disk, folder: str, name: str, data: bytes | None) -> None:

@@ -73,6 +73,20 @@ class Ownership:
         if os.getpid() != self._pid:
             raise OwnershipLost(self.place, "was opened by another process, which forked this one")
 
+    def holder(self) -> str:
+        """Who owns the place now, in words; "" if nobody does. Changes nothing."""
+        if not self.lock_path.exists():
+            return ""
+        lock = FileLock(self.lock_path, thread_local=False, is_singleton=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return read_holder(self.note_path) or "another process"
+        except OSError:
+            return ""
+        lock.release()
+        return ""
+
     @property
     def is_forked(self) -> bool:
         """True in a process that was forked after the place was taken."""
@@ -96,18 +110,3 @@ def read_holder(note_path: Path) -> str:
         return f"process {int(note['pid'])} on {note['host']!s:.80} since {note['since']!s:.40}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-
-
-def is_held(lock_path: Path) -> bool:
-    """True if some process owns the place now. Makes no file and changes nothing."""
-    if not lock_path.exists():
-        return False
-    lock = FileLock(lock_path, thread_local=False, is_singleton=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    lock.release()
-    return False

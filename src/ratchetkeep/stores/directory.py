@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TypeVar
 
 from ratchetkeep.errors import (
@@ -31,19 +30,20 @@ from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key
 from ._folder_findings import folder_findings, is_leftover
 from ._follower import TEMPORARY, Follower, put_file
 from ._index import Change, Index
-from ._owner import Ownership, is_held, read_holder
 from ._stage import FolderStage
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import Disk
 from .journal import Entry, Journal
 from .layouts import LAYOUTS, read_manifest, write_manifest
 
-JOURNAL, LOCK, NOTE = ".ratchetkeep.journal", ".ratchetkeep.lock", ".ratchetkeep.owner"
+JOURNAL = ".ratchetkeep.journal"
 T = TypeVar("T")
-OURS = frozenset({JOURNAL, LOCK, NOTE, TEMPORARY})
 
 # Beyond this the files are synced and the journal starts again, so that it stays small.
 JOURNAL_LIMIT = 8 * 1024 * 1024
+
+# What a disk writes at once, whatever the file system.
+SECTOR = 512
 
 
 class DirectoryStore(Store):
@@ -51,12 +51,15 @@ class DirectoryStore(Store):
 
     :param kind: ``baileys`` or ``baileysex``.
     :param path: the folder.
+    :param background: let the files follow their journal in a thread; else when closing.
     :ivar index: the records and their file names.
     :ivar overlay: read-only: files that an unclean stop left in the journal alone.
     :ivar unlisted: records that the manifest lists and that have no file.
     """
 
-    def __init__(self, kind: str, path: str, disk: Disk | None = None) -> None:
+    def __init__(
+        self, kind: str, path: str, disk: Disk | None = None, *, background: bool = True
+    ) -> None:
         self.layout = LAYOUTS[kind]
         self.format = self.layout.format
         self.path = path.rstrip("/") or "/"
@@ -64,14 +67,15 @@ class DirectoryStore(Store):
         self.url = f"{kind}:{path}"
         self.disk = disk or Disk()
         self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}")
-        self._owner = Ownership(self.url, Path(self.path, LOCK), Path(self.path, NOTE))
+        self._background = background
+        self._owner = self.disk.ownership(self.url, self.path)
         self._lock = threading.RLock()
         self._state = "closed"
         self._failed = False
         self._reset()
 
     def _reset(self) -> None:
-        self._follower = Follower(self.disk, self.path)
+        self._follower = Follower(self.disk, self.path, background=self._background)
         self.overlay: dict[str, bytes | None] = {}
         self.index = Index()
         self.unlisted: list[str] = []
@@ -123,10 +127,7 @@ class DirectoryStore(Store):
             self.release(DEFAULT_DEVICE)
 
     def busy(self, device: str) -> str:
-        return read_holder(Path(self.path, NOTE)) or "another process" if self._is_held() else ""
-
-    def _is_held(self) -> bool:
-        return is_held(Path(self.path, LOCK))
+        return self._owner.holder()
 
     def _settle(self, *, end: bool) -> None:
         """Bring the files up to date; at the ``end`` the journal goes."""
@@ -203,7 +204,7 @@ class DirectoryStore(Store):
             ours = [data for commit in commits for each, data in commit if each == name]
             path = f"{self.path}/{name}"
             try:
-                if self.disk.modified(path) > written and self.disk.read(path) not in ours:
+                if self.disk.modified(path) > written and _is_foreign(self.disk.read(path), ours):
                     raise StoreDamaged(
                         path,
                         "was changed by another program after an unclean stop, while commits "
@@ -405,3 +406,18 @@ class DirectoryStore(Store):
             return action()
         except OSError as error:
             raise StoreUnreadable(self.url, f"cannot be used: {error.strerror}") from None
+
+
+def _is_foreign(found: bytes, ours: Iterable[bytes | None]) -> bool:
+    """True unless the bytes are one of ours, or what a power cut may leave of one that was never
+    synced: cut short, or with sectors of zeros."""
+    return not any(data is not None and _is_left_of(found, data) for data in ours)
+
+
+def _is_left_of(found: bytes, data: bytes) -> bool:
+    parts = range(0, len(found), SECTOR)
+    return len(found) <= len(data) and all(
+        found[at : at + SECTOR] == data[at : min(at + SECTOR, len(found))]
+        or not any(found[at : at + SECTOR])
+        for at in parts
+    )

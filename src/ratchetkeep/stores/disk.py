@@ -11,12 +11,20 @@ import fcntl
 import os
 import shutil
 import stat
+from pathlib import Path
+
+from ._owner import Ownership
 
 MAX_FILE = 64 * 1024 * 1024
 
 
 class Disk:
     """The real disk. All verbs raise OSError."""
+
+    def ownership(self, place: str, folder: str) -> Ownership:
+        """The lock of a folder, which is called ``place`` in errors."""
+        lock, note = (Path(folder, f".ratchetkeep.{name}") for name in ("lock", "owner"))
+        return Ownership(place, lock, note)
 
     def list(self, folder: str) -> list[str]:
         """Names in ``folder``."""

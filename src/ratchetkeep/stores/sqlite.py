@@ -48,7 +48,7 @@ class _File:
     _open: dict[str, _File] = {}
     _guard = threading.Lock()
 
-    def __init__(self, path: str, url: str) -> None:
+    def __init__(self, path: str, url: str, vfs: str | None) -> None:
         self.path = path
         self.url = url
         self.lock = threading.RLock()
@@ -59,13 +59,13 @@ class _File:
         try:
             if not sql.require_ours(path, url):
                 sql.make(path)
-            self.connection = sql.connect(path, url)
+            self.connection = sql.connect(path, url, vfs=vfs)
         except BaseException:
             self.owner.release()
             raise
 
     @classmethod
-    def attach(cls, path: str, url: str, device: str) -> _File:
+    def attach(cls, path: str, url: str, device: str, vfs: str | None) -> _File:
         """Open ``device`` in the file, which is opened with the first of its devices."""
         real = os.path.realpath(path)
         with cls._guard:
@@ -74,7 +74,7 @@ class _File:
                 # A child process: the file is its parent's. It must ask for it like anyone else.
                 file = None
             if file is None:
-                file = cls._open[real] = cls(real, url)
+                file = cls._open[real] = cls(real, url, vfs)
             if device in file.devices:
                 raise StoreInUse(url, f"device {device!r} is open already in this process")
             file.devices.add(device)
@@ -112,13 +112,17 @@ def _add_device(connection: apsw.Connection, device: str) -> int:
 
 
 class SqliteStore(Store):
-    """The store in the file at ``path``."""
+    """The store in the file at ``path``.
+
+    :param vfs: the SQLite VFS to write through; the system's own if None.
+    """
 
     kind = "sqlite"
     format = native
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, vfs: str | None = None) -> None:
         self.path = path
+        self.vfs = vfs
         self.url = f"sqlite:{path}"
         self._files: dict[str, _File] = {}
         self._readers: dict[str, apsw.Connection] = {}
@@ -147,7 +151,7 @@ class SqliteStore(Store):
             return
         if not is_there:
             self._make_folder()
-        file = _File.attach(self.path, self.url, device)
+        file = _File.attach(self.path, self.url, device, self.vfs)
         try:
             with sql.mapped(self.url):
                 if not create and file.device_id(device) is None:
@@ -322,7 +326,7 @@ class _SqliteStage:
     def __enter__(self) -> Self:
         store = self._store
         if sql.require_ours(store.path, store.url):
-            self._file = _File.attach(store.path, store.url, self._device)
+            self._file = _File.attach(store.path, store.url, self._device, store.vfs)
             self._file.lock.acquire()
             self._connection = self._file.connection
         else:

@@ -1,0 +1,179 @@
+"""What each command prints: for people, and as the JSON of ``--json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ratchetkeep.cli import _output as out
+from ratchetkeep.cli._output import clean, number, pairs, say
+
+if TYPE_CHECKING:
+    from ratchetkeep.copy import CopySummary, NotHeldByTarget
+    from ratchetkeep.inspect import DeviceSummary, PreKeyStock
+    from ratchetkeep.stores.base import Finding
+
+SEVERITIES = ("error", "warning", "info")
+ADVICE = (
+    "use only one of the two copies from now on; two that both go on break each other's sessions"
+)
+
+# A copy names the first findings only; verify names them all.
+SHOWN_FINDINGS = 5
+
+
+# -- inspect
+
+
+def inspect_json(summary: DeviceSummary) -> dict[str, Any]:
+    """The summary; times as ISO text, secrets are not in it."""
+    value = dataclasses.asdict(summary)
+    for name in ("changed", "synced"):
+        moment = value[name]
+        value[name] = None if moment is None else out.stamp(moment)
+    return {**value, "records": summary.records, "size": summary.size}
+
+
+def show_device(summary: DeviceSummary) -> None:
+    """Who the device is, what it holds, and who has it."""
+    unknown = "not known" if summary.paired else "not paired yet"
+    rows = [
+        ("device", f"{clean(summary.device)} in {clean(summary.url)}"),
+        ("jid", clean(summary.jid or unknown)),
+        ("lid", clean(summary.lid or unknown)),
+        ("name", clean(summary.name or "-")),
+        ("platform", clean(summary.platform or "-")),
+        ("paired", "yes" if summary.paired else "no"),
+        ("registered", "yes" if summary.registered else "no"),
+        ("registration id", str(summary.registration_id)),
+        ("signed pre-key", f"id {summary.signed_pre_key_id}"),
+        ("pre-keys", _stock(summary.pre_keys)),
+        ("last sync", out.age(summary.synced) if summary.synced else "not known"),
+        ("last change", out.age(summary.changed) if summary.changed else "not known"),
+        ("owner", clean(summary.owner) or "nobody has it open"),
+        ("secrets", "not shown"),
+    ]
+    pairs(rows)
+    say()
+    lines = [
+        (family.family, str(family.records), out.size(family.size)) for family in summary.families
+    ]
+    lines.append(("credentials", "1", out.size(summary.credentials_size)))
+    lines.append(("total", str(summary.records + 1), out.size(summary.size)))
+    out.table(("family", "records", "size"), lines)
+
+
+def _stock(stock: PreKeyStock) -> str:
+    span = f", ids {stock.lowest} to {stock.highest}" if stock.held else ""
+    return f"{stock.held} held{span}; {stock.waiting} not uploaded yet; next id {stock.next_id}"
+
+
+# -- verify
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Worst first; the order within a severity stays."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def count_findings(findings: Sequence[Finding]) -> dict[str, int]:
+    """Number of findings by severity."""
+    return {each: sum(f.severity == each for f in findings) for each in SEVERITIES}
+
+
+def verify_json(url: str, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings, worst first, with their counts."""
+    shown = [finding._asdict() for finding in by_severity(findings)]
+    return {"url": url, "counts": count_findings(findings), "findings": shown}
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Every finding, and a last line with the counts."""
+    for finding in by_severity(findings):
+        show_finding(finding)
+    counts = count_findings(findings)
+    errors = number(counts["error"], "error") if counts["error"] else "no errors"
+    warnings = number(counts["warning"], "warning") if counts["warning"] else "no warnings"
+    notes = f", {number(counts['info'], 'note')}" if counts["info"] else ""
+    say(f"{errors}, {warnings}{notes}")
+
+
+def show_finding(finding: Finding, *, indent: str = "") -> None:
+    """One finding, and what to do about it."""
+    say(f"{indent}{finding.severity}: {clean(finding.place)}: {clean(finding.what)}")
+    if finding.remedy:
+        say(f"{indent}  next: {clean(finding.remedy)}")
+
+
+# -- copy
+
+
+def copy_json(summary: CopySummary) -> dict[str, Any]:
+    """The summary, and the advice once there are two copies."""
+    value = dataclasses.asdict(summary)
+    value["findings"] = [finding._asdict() for finding in by_severity(summary.findings)]
+    advice = "" if summary.dry_run else ADVICE
+    return {**value, "total": summary.total, "advice": advice}
+
+
+def show_plan(summary: CopySummary) -> None:
+    """What a copy carries, converts and cannot keep."""
+    same = summary.source_kind == summary.target_kind
+    kinds = f"from {summary.source_kind} to {summary.target_kind}"
+    pairs(
+        [
+            ("from", clean(summary.source)),
+            ("to", clean(summary.target)),
+            (
+                "carried",
+                f"the credentials and {number(summary.total, 'record')}, {out.size(summary.size)}",
+            ),
+            ("converted", "nothing: both are of one kind" if same else f"every record, {kinds}"),
+        ]
+    )
+    say()
+    out.table(
+        ("family", "records"),
+        [(family, str(count)) for family, count in summary.records.items()],
+    )
+    say()
+    lost = [each for each in summary.not_held if not each.derived]
+    _show_not_held("left out, made again or not needed there:", summary.not_held, derived=True)
+    _show_not_held("LOST, the target has no place for it:", summary.not_held, derived=False)
+    if not lost:
+        say("lost: nothing")
+    _show_source_findings(summary)
+
+
+def _show_not_held(title: str, entries: Iterable[NotHeldByTarget], *, derived: bool) -> None:
+    chosen = [each for each in entries if each.derived == derived]
+    if not chosen:
+        return
+    say(title)
+    for each in chosen:
+        member = f" {each.member}" if each.member else " (the whole record)"
+        say(f"  {clean(each.family + member)}: {clean(each.what)}")
+        if each.family != "credentials":
+            say(f"    in {number(each.count, 'record')}, such as {clean(each.example)}")
+
+
+def _show_source_findings(summary: CopySummary) -> None:
+    findings = by_severity(summary.findings)
+    if not findings:
+        return
+    say("found in the source; what is carried is carried as it is:")
+    for finding in findings[:SHOWN_FINDINGS]:
+        show_finding(finding, indent="  ")
+    more = len(findings) - SHOWN_FINDINGS
+    if more > 0:
+        say(f"  and {more} more: ratchetkeep verify {clean(summary.source)}")
+
+
+def show_copied(summary: CopySummary) -> None:
+    """The result of a copy."""
+    if summary.dry_run:
+        say("dry run: nothing was written")
+        return
+    say(f"copied {number(summary.total, 'record')} and the credentials to {clean(summary.target)}")
+    say(f"next: {ADVICE}")

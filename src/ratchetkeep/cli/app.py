@@ -1,0 +1,210 @@
+"""The commands: each calls the library once and prints what it got."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ratchetkeep.cli import _failures as fail
+from ratchetkeep.cli import _output as out
+from ratchetkeep.cli import _show as show
+from ratchetkeep.cli._failures import guarded
+from ratchetkeep.cli._progress import Bar
+
+CODES = "\n".join(f"{code:>5}  {meaning}" for code, meaning in fail.MEANINGS.items())
+# "\b" keeps the lines as they are.
+EPILOG = f"\b\nExit codes:\n{CODES}"
+
+Url = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="sqlite:PATH[?device=NAME], baileys:DIR, baileysex:DIR, or a bare path",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too (on stderr).")]
+
+app = typer.Typer(
+    name="ratchetkeep",
+    help="Keep, check and move the auth state of linked devices. Secrets are never printed.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    # Plain help loads no rich. Pretty exceptions would print local variables: keys.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        out.say(f"ratchetkeep {version('ratchetkeep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Keep, check and move the auth state of linked devices. Secrets are never printed."""
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def new(url: Url, as_json: Json = False) -> int:
+    """Create a device, ready to be paired."""
+    from ratchetkeep.device import open_store
+    from ratchetkeep.errors import DeviceExists, NoDevice, UnknownStore
+    from ratchetkeep.stores import urls
+
+    try:
+        target = urls.parse(url)
+    except NoDevice as error:
+        what = "does not say which kind of store it is to be"
+        raise UnknownStore(error.place, what, urls.HELP) from None
+    try:
+        with open_store(url) as store, store.create(target.device) as device:
+            made = {"url": device.url, "device": device.name}
+    except KeyboardInterrupt:
+        raise fail.Interrupted("`ratchetkeep inspect` shows whether it was created") from None
+    except DeviceExists as error:
+        raise DeviceExists(
+            error.place, error.what, "Nothing was changed. Choose another place"
+        ) from None
+    if as_json:
+        out.say_json(made)
+    else:
+        out.say(f"created {out.clean(made['device'])} in {out.clean(made['url'])}")
+        out.say("next: open it with your client and pair it with a phone (QR or pairing code)")
+    return fail.DONE
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def inspect(url: Url, as_json: Json = False) -> int:
+    """Show who a device is and what it holds.
+
+    Also how old it is and who has it open. Changes nothing, and shows no secret.
+    """
+    from ratchetkeep.inspect import inspect_device
+
+    summary = inspect_device(url)
+    if as_json:
+        out.say_json(show.inspect_json(summary))
+    else:
+        show.show_device(summary)
+    return fail.DONE
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def verify(url: Url, as_json: Json = False) -> int:
+    """Check that a device is whole.
+
+    Every record, key pair and signature. Changes nothing; the exit code is 1 if there are errors.
+    """
+    from ratchetkeep.stores import urls
+    from ratchetkeep.verify import verify_device
+
+    findings = verify_device(url)
+    if as_json:
+        # The store's own name for itself: a URL as it was typed may hold a password.
+        place = urls.open_target(urls.parse(url)).url
+        out.say_json(show.verify_json(place, findings))
+    else:
+        show.show_findings(findings)
+    return fail.FOUND if show.count_findings(findings)["error"] else fail.DONE
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The device to copy; not changed.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where to, with the kind of store.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the device at DST, in one step.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and tell; write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Copy a device, without pairing again.
+
+    To another store or another library's format. What the target cannot hold is listed before
+    anything is written. The source is never changed.
+    """
+    from ratchetkeep.copy import CopySummary, copy_device
+
+    bar = Bar()
+
+    def confirm(summary: CopySummary) -> None:
+        bar.hide()
+        # A dry run tells only after it knows that the target is free.
+        if not (as_json or dry_run):
+            show.show_plan(summary)
+
+    try:
+        with bar:
+            summary = copy_device(
+                source,
+                target,
+                overwrite,
+                dry_run=dry_run,
+                progress=bar.report,
+                confirm=confirm,
+            )
+        bar.finished = True
+        if as_json:
+            out.say_json(show.copy_json(summary))
+            return fail.DONE
+        if dry_run:
+            show.show_plan(summary)
+        show.show_copied(summary)
+    except KeyboardInterrupt:
+        raise fail.Interrupted(_left_behind(bar, dry_run)) from None
+    return fail.DONE
+
+
+def _left_behind(bar: Bar, dry_run: bool) -> str:
+    if bar.finished and not dry_run:
+        return "the copy is complete"
+    if bar.written:
+        # The one step that publishes may be done or not; it is never half done.
+        return "the target is either as it was or the whole copy; `ratchetkeep inspect` shows which"
+    return "the target is as it was"
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def devices(url: Url, as_json: Json = False) -> int:
+    """List the devices of a store with their URLs."""
+    from ratchetkeep.errors import NoDevice
+    from ratchetkeep.stores import urls
+
+    store = urls.open_target(urls.parse(url))
+    try:
+        names, place = store.devices(), store.url
+    finally:
+        store.close()
+    if not names:
+        raise NoDevice(place, "holds no device")
+    listed = [{"device": name, "url": _device_url(place, name)} for name in names]
+    if as_json:
+        out.say_json({"url": place, "devices": listed})
+    else:
+        out.pairs([(out.clean(each["device"]), out.clean(each["url"])) for each in listed])
+    return fail.DONE
+
+
+def _device_url(place: str, name: str) -> str:
+    from urllib.parse import quote
+
+    from ratchetkeep.stores.base import DEFAULT_DEVICE
+
+    return place if name == DEFAULT_DEVICE else f"{place}?device={quote(name, safe='')}"
