@@ -1,4 +1,4 @@
-"""What several test modules share: the golden folders, and what a folder looks like from outside."""
+"""What several test modules share: golden folders, and how a folder looks from outside."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from _helpers import (
     ALICE,
     MANIFEST,
@@ -35,7 +36,6 @@ from _helpers import (
     records,
     small_baileys,
 )
-
 from ratchetkeep import (
     DecodeError,
     NoDevice,
@@ -48,7 +48,7 @@ from ratchetkeep import (
 )
 from ratchetkeep._checker import Checker
 from ratchetkeep.formats import baileys, baileysex, etf
-from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep.model import CREDENTIALS, Credentials
 from ratchetkeep.stores.disk import Disk
 from ratchetkeep.stores.layouts import read_manifest
 
@@ -188,9 +188,9 @@ def positions_of_keys(raw: bytes, name: str) -> list[int]:
         for match in list(re.compile(r'"data":"([^"]+)"').finditer(text, at))[:2]:
             found += range(*match.span(1))
     if name == "creds.json":
-        match = re.compile(r'"signature":\{"type":"Buffer","data":"([^"]+)"').search(text)
-        assert match
-        found += range(*match.span(1))
+        signature = re.search(r'"signature":\{"type":"Buffer","data":"([^"]+)"', text)
+        assert signature
+        found += range(*signature.span(1))
     return found
 
 
@@ -341,9 +341,7 @@ CONTENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "what", [*CONTENTS, "missing", "folder", "link", "broken link", "pipe"]
-)
+@pytest.mark.parametrize("what", [*CONTENTS, "missing", "folder", "link", "broken link", "pipe"])
 def test_whatever_stands_for_the_credentials_is_not_absence(tmp_path: Path, what: str) -> None:
     """A new identity would be minted over the old one, and the device be lost."""
     folder = small_baileys(tmp_path / "d")
@@ -383,7 +381,9 @@ def test_any_trace_of_a_device_forbids_a_new_one(tmp_path: Path, kind: str, trac
     """A new identity would be made where only the credentials of the old one got lost."""
     folder = tmp_path / "d"
     folder.mkdir()
-    shutil.copy(OTP29 / trace if trace.endswith("etf") else ALICE / "pre-key-1.json", folder / trace)
+    shutil.copy(
+        OTP29 / trace if trace.endswith("etf") else ALICE / "pre-key-1.json", folder / trace
+    )
     before = footprint(folder)
     if kind == "baileysex" and trace == "creds.etf":
         with open_device(f"{kind}:{folder}", create=True) as device:
@@ -486,4 +486,3 @@ def test_an_empty_place_is_absence(tmp_path: Path) -> None:
             made = device.credentials
         with open_device(f"baileys:{folder}", create=True) as device:
             assert device.credentials == made
-    assert Key("pre-key", "1") not in {made}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from _helpers import (
     ALICE,
     BOB,
@@ -27,9 +29,9 @@ from _helpers import (
     records,
     small_baileys,
 )
-
 from ratchetkeep import (
     CopySummary,
+    Credentials,
     DeviceExists,
     EncodedRecord,
     InvalidValue,
@@ -101,7 +103,12 @@ def test_a_baileys_folder_comes_back_from_baileysex_but_for_what_is_listed(
     sessions = summary.records["session"]
     assert summary.not_held == (
         NotHeldByTarget(
-            "app-state-sync-key", "fingerprint", IN_BAILEYSEX, True, 5, "app-state-sync-key +/+/AA=="
+            "app-state-sync-key",
+            "fingerprint",
+            IN_BAILEYSEX,
+            True,
+            5,
+            "app-state-sync-key +/+/AA==",
         ),
         NotHeldByTarget(
             "app-state-sync-key", "timestamp", IN_BAILEYSEX, True, 5, "app-state-sync-key +/+/AA=="
@@ -281,7 +288,7 @@ def test_a_live_sqlite_file_is_copied_as_it_was_at_one_moment(tmp_path: Path) ->
             device.set(
                 {
                     "lid-mapping": dict.fromkeys(ids, mark),
-                    "device-list": dict.fromkeys(ids, [mark]),
+                    "device-list": dict.fromkeys(ids, (mark,)),
                 }
             )
             device.save_credentials(device.credentials.replace(platform=mark))
@@ -410,9 +417,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path, small: str, target: str) -> N
 
 @pytest.mark.parametrize("target", KINDS[:3])
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_missing_folders_are_made(
-    tmp_path: Path, small: str, target: str, overwrite: bool
-) -> None:
+def test_missing_folders_are_made(tmp_path: Path, small: str, target: str, overwrite: bool) -> None:
     """A copy to a new place would fail, or need the user to make folders for keys."""
     url = target.format(tmp_path / "x" / "y")
     copy_device(small, url, overwrite=overwrite)
@@ -483,7 +488,7 @@ def test_an_open_device_is_not_replaced(tmp_path: Path, small: str, target: str)
 def test_a_device_made_meanwhile_is_not_replaced(tmp_path: Path, small: str, target: str) -> None:
     """A device that was paired while the copy ran would be destroyed without being asked for."""
     target = target.format(tmp_path)
-    made = []
+    made: list[Credentials] = []
 
     def create(step: str, done: int, total: int) -> None:
         if step == "write" and not made:
@@ -616,12 +621,14 @@ def test_the_staging_of_a_living_process_is_left_alone(tmp_path: Path, small: st
 def test_two_threads_copy_to_one_place(tmp_path: Path, small: str) -> None:
     """One thread's copy would be mixed with, or destroyed by, another's."""
     target = f"baileys:{tmp_path}/t"
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2)
     outcomes: list[str] = []
 
     def wait(step: str, done: int, total: int) -> None:
-        if step == "check" and done == total:
-            both.wait()
+        """Until both have begun to write; but one may have been refused already."""
+        if step == "write" and done == 0:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(1)
 
     def copy() -> None:
         try:

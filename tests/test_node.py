@@ -6,10 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import nodepeer
 import pytest
-from _helpers import ALICE, BOB, IDS, LEGACY, PENDING, edit_json
 
+import nodepeer
+from _helpers import ALICE, BOB, IDS, LEGACY, PENDING, edit_json
 from ratchetkeep import KeyPair, copy_device, open_device
 
 SIDES = {"alice": ALICE, "bob": BOB}

@@ -119,17 +119,17 @@ def copy_device(
     """
     source, target = urls.parse(source_url), _parse_target(target_url)
     if _place(source) == _place(target):
-        raise InvalidValue(str(target_url), "source and target are the same device")
+        raise InvalidValue(urls.shown(target), "source and target are the same device")
     report = progress or (lambda step, done, total: None)
     store = urls.open_target(target)
     try:
+        _check_vacant(store, target, overwrite)
         with _reading(source) as reader:
             survey = _survey(reader, source.device, store, report)
             summary = _summary(reader, source, store, target, survey, dry_run)
             if confirm:
                 confirm(summary)
             if dry_run:
-                _check_vacant(store, target, overwrite)
                 return summary
             with store.stage(target.device, overwrite=overwrite) as stage:
                 _write(reader, source.device, store, stage, survey, report)
@@ -158,7 +158,7 @@ def _reading(source: urls.Target) -> Iterator[Store]:
     store = urls.open_target(source)
     try:
         store.acquire(source.device, read_only=True, create=False)
-        holder = store.busy(source.device)
+        holder = "" if store.reads_snapshots else store.holder(source.device)
         if holder:
             what = f"is being written by {holder}, so it cannot be read as a whole"
             raise StoreInUse(store.url, what, "Stop that program first", holder=holder)

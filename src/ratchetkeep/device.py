@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from ratchetkeep._cache import ABSENT, Cache
 from ratchetkeep._locks import KeyLocks
@@ -38,9 +39,15 @@ class Transaction:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._pending: dict[Key, Any] = {}
+        self._has_ended = False
+
+    def _check_running(self) -> None:
+        if self._has_ended:
+            raise StoreClosed(self._device.url, "the transaction has ended", "Begin a new one")
 
     def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
         """As :meth:`Device.get`, with this transaction's own changes."""
+        self._check_running()
         found: dict[str, Any] = {}
         keys = [check_key(family, id) for id in _ids(ids)]
         stored = self._device._load([key for key in keys if key not in self._pending])
@@ -52,6 +59,7 @@ class Transaction:
 
     def set(self, records: Records) -> None:
         """As :meth:`Device.set`, but nothing is stored before the transaction ends."""
+        self._check_running()
         self._device._check_writable()
         self._pending.update(_checked(records))
 
@@ -63,6 +71,7 @@ class Transaction:
 
     def save_credentials(self, credentials: Credentials) -> None:
         """As :meth:`Device.save_credentials`, but stored when the transaction ends."""
+        self._check_running()
         self._device._check_writable()
         self._pending[CREDENTIALS] = _checked_credentials(credentials)
 
@@ -117,7 +126,7 @@ class Device:
     def credentials(self) -> Credentials:
         """The credentials; inside a transaction, with its changes."""
         self._check_open()
-        transaction = self._current.get()
+        transaction = self._running()
         return transaction.credentials if transaction else self._credentials
 
     def save_credentials(self, credentials: Credentials) -> None:
@@ -136,7 +145,7 @@ class Device:
         :raises StoreDamaged: if one of them is there and cannot be read.
         """
         self._check_open()
-        transaction = self._current.get()
+        transaction = self._running()
         if transaction:
             return transaction.get(family, ids)
         keys = [check_key(family, id) for id in _ids(ids)]
@@ -163,7 +172,7 @@ class Device:
         if it fails, what it set is dropped even where the outer one goes on.
         """
         self._check_open()
-        outer = self._current.get()
+        outer = self._running()
         transaction = outer or Transaction(self)
         taken = self._locks.take(transaction, keys)
         try:
@@ -175,6 +184,7 @@ class Device:
             try:
                 yield transaction
             finally:
+                transaction._has_ended = True
                 self._current.reset(token)
             self._commit(transaction._pending)
         finally:
@@ -188,7 +198,7 @@ class Device:
         self._check_open()
         check_key(family, "1")
         found = {key.id for key in self._store.scan(self._name, family)}
-        transaction = self._current.get()
+        transaction = self._running()
         for key, value in (transaction._pending if transaction else {}).items():
             if key.family == family:
                 (found.discard if value is None else found.add)(key.id)
@@ -227,6 +237,12 @@ class Device:
     ) -> None:
         self.close()
 
+    def _running(self) -> Transaction | None:
+        """The transaction that this context is in. A context can outlive it (a task that was
+        started inside), so one that has ended does not count."""
+        current = self._current.get()
+        return None if current is None or current._has_ended else current
+
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreClosed(self._store.url, "the device was closed")
@@ -244,7 +260,7 @@ class Device:
                 raw = self._store.read(self._name, missing)
                 for key in missing:
                     data = raw.get(key)
-                    value = self._store.decode(self._name, key, data) if data else ABSENT
+                    value = ABSENT if data is None else self._store.decode(self._name, key, data)
                     self._cache.put(key, value, len(data or b""))
                     found[key] = value
         return {key: value for key, value in found.items() if value is not ABSENT}
@@ -297,6 +313,7 @@ def open_in(
     read_only: bool,
     owns_store: bool = False,
     initial: Credentials | None = None,
+    must_be_new: bool = False,
 ) -> Device:
     """Open a device of ``store``; see :func:`open_device`. ``initial`` are the credentials of a
     device that is made."""
@@ -306,6 +323,8 @@ def open_in(
     device = Device(store, name, read_only=read_only, owns_store=owns_store)
     try:
         raw = store.read(name, [CREDENTIALS]).get(CREDENTIALS)
+        if raw is not None and must_be_new:
+            raise DeviceExists(store.url, f"holds a device {name!r} already")
         if raw is not None:
             device._credentials = store.decode(name, CREDENTIALS, raw)
             return device
@@ -363,26 +382,27 @@ class DeviceStore:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._devices: WeakSet[Device] = WeakSet()
+        self._is_open = True
 
     def __repr__(self) -> str:
         return f"<DeviceStore {self._store.url}>"
 
     def devices(self) -> list[str]:
         """Names of the devices, sorted; a damaged one counts too."""
+        self._check_open()
         return self._store.devices()
 
     def open(self, name: str = DEFAULT_DEVICE, read_only: bool = False) -> Device:
         """Open a device; raises as :func:`open_device`."""
-        return open_in(self._store, name, create=False, read_only=read_only)
+        return self._opened(name, create=False, read_only=read_only)
 
     def create(self, name: str = DEFAULT_DEVICE) -> Device:
         """Make a device with new credentials and open it.
 
         :raises DeviceExists: if there is one of that name.
         """
-        if name in self._store.devices():
-            raise DeviceExists(self._store.url, f"holds a device {name!r} already")
-        return open_in(self._store, name, create=True, read_only=False)
+        return self._opened(name, create=True, read_only=False, must_be_new=True)
 
     def remove(self, name: str = DEFAULT_DEVICE) -> None:
         """Remove a device with all its records, in one step. Its keys are gone for good.
@@ -390,6 +410,8 @@ class DeviceStore:
         :raises NoDevice: if there is none of that name.
         :raises StoreInUse: if it is open.
         """
+        self._check_open()
+        urls.check_name(name, self._store.url)
         self._store.acquire(name, read_only=False, create=False)
         try:
             self._store.remove(name)
@@ -398,7 +420,21 @@ class DeviceStore:
 
     def close(self) -> None:
         """Close the store and what is still open in it."""
+        self._is_open = False
+        for device in list(self._devices):
+            device.close()
         self._store.close()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreClosed(self._store.url, "the store was closed")
+
+    def _opened(self, name: str, **how: bool) -> Device:
+        self._check_open()
+        urls.check_name(name, self._store.url)
+        device = open_in(self._store, name, **how)  # type: ignore[arg-type]
+        self._devices.add(device)
+        return device
 
     def __enter__(self) -> Self:
         return self

@@ -8,14 +8,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ratchetkeep.device import open_in
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores import urls
-from ratchetkeep.stores._owner import Ownership
 from ratchetkeep.stores.base import Store
 
 __all__ = ["DeviceSummary", "FamilySummary", "PreKeyStock", "inspect_device"]
@@ -128,7 +126,7 @@ def inspect_device(url: str | os.PathLike[str]) -> DeviceSummary:
     store = urls.open_target(target)
     with open_in(store, target.device, create=False, read_only=True, owns_store=True) as device:
         # Taken before the pass: an owner that is there now may remove records during it.
-        owner = _owner(store, target)
+        owner = store.holder(target.device)
         credentials = device.credentials
         count = _count(store, target.device, credentials, in_use=bool(owner))
         return _summary(store, target, credentials, count, owner)
@@ -189,14 +187,6 @@ def _summary(
         synced=_time(credentials.last_account_sync_timestamp),
         owner=owner,
     )
-
-
-def _owner(store: Store, target: urls.Target) -> str:
-    if target.kind == "sqlite":
-        # The file can be read as a whole while it is owned, so ``busy`` has nothing to say of it.
-        path = os.path.realpath(target.path)
-        return Ownership(store.url, Path(path + ".lock"), Path(path + ".owner")).holder()
-    return store.busy(target.device)
 
 
 def _changed(target: urls.Target) -> datetime.datetime | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _helpers import ALICE, BOB, FAMILY_FILES, LEGACY, key_of, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from _helpers import ALICE, BOB, FAMILY_FILES, LEGACY, key_of, records
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.formats import baileys, native
 from ratchetkeep.model import (
@@ -201,7 +201,7 @@ def test_numbers_as_text_and_as_longs_keep_their_spelling(number: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Ana \ud83d", "\udc00\ud83d", "\ud83e\udd8a", "\u2028\x7f\x01\u0000\"\\/"]
+    "name", ["Ana \ud83d", "\udc00\ud83d", "\ud83e\udd8a", '\u2028\x7f\x01\u0000"\\/']
 )
 def test_odd_text_is_kept_as_the_same_bytes(name: str) -> None:
     """A name cut in half of an emoji, which WhatsApp sends, would break or change the file."""

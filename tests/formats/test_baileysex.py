@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from _helpers import (
     ALICE,
     BOB,
@@ -19,9 +22,6 @@ from _helpers import (
     key_of,
     records,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ratchetkeep.errors import DecodeError, UnsupportedVersion
 from ratchetkeep.formats import baileys, baileysex, etf, native
 from ratchetkeep.model import (
@@ -43,13 +43,30 @@ NO_ATOMS_OF_ITS_OWN = {
     *("improper", "int_key", "ints", "keyword", "labels", "list", "map", "neg_big", "nested"),
     *("ok", "status", "tuple", "wide", "ünïcode", "атом-ü"),
 }
-STATE_MEMBERS = """
-    account account_settings account_sync_counter additional_data adv_secret_key
-    first_unuploaded_pre_key_id last_account_sync_timestamp last_prop_hash me my_app_state_key_id
-    next_pre_key_id noise_key pairing_code pairing_ephemeral_key platform
-    processed_history_messages registered registration_id routing_info signal_identities
-    signed_identity_key signed_pre_key
-""".split()
+STATE_MEMBERS = [
+    "account",
+    "account_settings",
+    "account_sync_counter",
+    "additional_data",
+    "adv_secret_key",
+    "first_unuploaded_pre_key_id",
+    "last_account_sync_timestamp",
+    "last_prop_hash",
+    "me",
+    "my_app_state_key_id",
+    "next_pre_key_id",
+    "noise_key",
+    "pairing_code",
+    "pairing_ephemeral_key",
+    "platform",
+    "processed_history_messages",
+    "registered",
+    "registration_id",
+    "routing_info",
+    "signal_identities",
+    "signed_identity_key",
+    "signed_pre_key",
+]
 ALLOWED = {
     *STATE_MEMBERS,
     *(a for path in records(OTP29) for a in atoms_of(etf.decode(path.read_bytes()))),
@@ -148,7 +165,8 @@ def test_the_manifest_comes_back_as_the_same_bytes() -> None:
 @pytest.mark.parametrize("version", [0, 2, b"1", etf.Atom("nil")])
 def test_a_manifest_of_another_version_is_refused(version: Any) -> None:
     """A newer library's index would be overwritten by an older one's."""
-    pairs = dict(etf.decode((OTP29 / MANIFEST).read_bytes()).items())  # type: ignore[union-attr]
+    manifest: Any = etf.decode((OTP29 / MANIFEST).read_bytes())
+    pairs = dict(manifest.items())
     pairs[b"version"] = version
     with pytest.raises(UnsupportedVersion):
         read_manifest(etf.encode(etf.Map(tuple(pairs.items()))))
@@ -167,7 +185,8 @@ def test_a_manifest_of_another_version_is_refused(version: Any) -> None:
 )
 def test_a_damaged_manifest_is_refused(change: dict[bytes, Any]) -> None:
     """Ids that only the manifest knows would be lost with the next commit."""
-    pairs = dict(etf.decode((OTP29 / MANIFEST).read_bytes()).items())  # type: ignore[union-attr]
+    manifest: Any = etf.decode((OTP29 / MANIFEST).read_bytes())
+    pairs = dict(manifest.items())
     pairs.update(change)
     with pytest.raises(DecodeError):
         read_manifest(etf.encode(etf.Map(tuple(pairs.items()))))
@@ -265,9 +284,7 @@ def test_an_integer_of_any_length_goes_to_json_or_is_listed() -> None:
 # From JSON.
 
 JSON_FILES = [
-    path
-    for folder in (ALICE, BOB, LEGACY / "alice", LEGACY / "bob")
-    for path in records(folder)
+    path for folder in (ALICE, BOB, LEGACY / "alice", LEGACY / "bob") for path in records(folder)
 ]
 
 
@@ -457,7 +474,9 @@ def group_term() -> Any:
     raise AssertionError("no golden sender key has skipped messages")
 
 
-@pytest.mark.parametrize("struct_name", ["Elixir.BaileysEx.Signal.SessionRecor", "Elixir.Other", ""])
+@pytest.mark.parametrize(
+    "struct_name", ["Elixir.BaileysEx.Signal.SessionRecor", "Elixir.Other", ""]
+)
 @pytest.mark.parametrize("family", ["session", "sender-key", "credentials"])
 def test_a_wrong_struct_is_refused(family: str, struct_name: str) -> None:
     """BaileysEx takes such a file for no record, or crashes on it: so must not we accept it."""

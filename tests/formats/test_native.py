@@ -379,7 +379,15 @@ def test_every_truncation_is_seen(name: str) -> None:
 def test_a_true_checksum_over_wrong_members_is_refused() -> None:
     """A payload of other members would raise an error that is not ours, or be taken as it is."""
     for record, _ in RECORDS.values():
-        for payload in (b"", b"\xc0", b"\x80", b"\xa1x", b"\x81\xa1x\xc0", b"\xc1", b"\x93" * 99999):
+        for payload in (
+            b"",
+            b"\xc0",
+            b"\x80",
+            b"\xa1x",
+            b"\x81\xa1x\xc0",
+            b"\xc1",
+            b"\x93" * 99999,
+        ):
             for flags in (0, 1, 2, 3):
                 check = native._checksum(1, flags, record, payload)
                 raw = b"RK" + bytes((1, flags)) + check + payload

@@ -182,9 +182,16 @@ def to_free(value: Any, path: str, losses: Losses) -> Any:
         items = [to_free(each, f"{path}[{i}]", losses) for i, each in enumerate(value)]
         return ABSENT if any(item is ABSENT for item in items) else items
     pairs = [(name, to_free(each, f"{path}.{name}", losses)) for name, each in value.items()]
-    return etf.Map(
-        tuple((name.encode("utf-8", "replace"), v) for name, v in pairs if v is not ABSENT)
-    )
+    written = [(_member_name(name, path, losses), term) for name, term in pairs]
+    return etf.Map(tuple(pair for pair in written if all(each is not ABSENT for each in pair)))
+
+
+def _member_name(name: str, path: str, losses: Losses) -> Any:
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        losses.note(path, "a member whose name has half of a character in it is left out")
+        return ABSENT
 
 
 def _from_foreign(value: Foreign, path: str, losses: Losses) -> Any:

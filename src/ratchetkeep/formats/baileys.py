@@ -266,7 +266,7 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
     """The text of the file of ``key``, and what of ``value`` it cannot hold."""
     losses = Losses()
     if isinstance(value, EncodedRecord):
-        if value.encoding == BUFFER_ENCODING:
+        if value.encoding == BUFFER_ENCODING and key.family == "session":
             return Encoded(dump(to_buffer(value.data)), ())
         losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as JSON")
         return Encoded(None, tuple(losses.found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchetkeep.errors import DecodeError
+from ratchetkeep.errors import DecodeError, InvalidValue
 from ratchetkeep.model import (
     CREDENTIALS,
     Account,
@@ -91,11 +91,14 @@ class ExpiringMode:
         if not isinstance(known, FrozenDict):
             raise Refused("expected a map by text")
         rest = dict(known)
-        return DisappearingMode(
-            ephemeral_expiration=rest.pop("ephemeral_expiration", None),
-            ephemeral_setting_timestamp=rest.pop("ephemeral_setting_timestamp", None),
-            extra=rest,
-        )
+        try:
+            return DisappearingMode(
+                ephemeral_expiration=rest.pop("ephemeral_expiration", None),
+                ephemeral_setting_timestamp=rest.pop("ephemeral_setting_timestamp", None),
+                extra=rest,
+            )
+        except InvalidValue as invalid:
+            raise Refused(invalid.what, "." + invalid.place.partition(".")[2]) from None
 
     def encode(self, value: DisappearingMode, path: str, losses: Losses) -> Any:
         members: dict[str, Any] = {}
@@ -103,7 +106,9 @@ class ExpiringMode:
             members["ephemeral_expiration"] = value.ephemeral_expiration
         if value.ephemeral_setting_timestamp is not None:
             members["ephemeral_setting_timestamp"] = value.ephemeral_setting_timestamp
-        members.update((k, v) for k, v in value.extra.items() if not k.startswith(PRIVATE))
+        for name, each in value.extra.items():
+            if not name.startswith(PRIVATE):
+                members.setdefault(name, each)
         return FREE.encode(FrozenDict(members), path, losses)
 
 

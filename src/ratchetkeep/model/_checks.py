@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
+from ratchetkeep.errors import InvalidValue
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -64,6 +66,8 @@ class Foreign:
     data: bytes
 
     def __init__(self, encoding: str, data: bytes) -> None:
+        if not isinstance(data, bytes) or not isinstance(encoding, str) or not encoding.isascii():
+            raise InvalidValue("Foreign", "expected the name of an encoding and bytes")
         object.__setattr__(self, "encoding", encoding)
         object.__setattr__(self, "data", data)
 
@@ -127,6 +131,13 @@ def text(value: Any) -> str:
     return value
 
 
+def name(value: Any) -> str:
+    """Well-formed text that is not empty."""
+    if type(value) is not str or not value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise Refused(f"expected well-formed text, got {kind_of(value)}")
+    return value
+
+
 def boolean(value: Any) -> bool:
     """True or False."""
     if type(value) is not bool:
@@ -158,11 +169,16 @@ def number64(value: Any) -> Any:
     if type(value) is int:
         return int64(value)
     if type(value) is str:
-        if not value.removeprefix("-").isdecimal() or len(value) > 20:
+        if not (value.isascii() and value.removeprefix("-").isdecimal() and len(value) <= 20):
             raise Refused("expected a number or its text, got other text")
         return value
     if isinstance(value, Mapping) and set(value) == {"low", "high", "unsigned"}:
-        return free(value)
+        halves = integer(-(2**31), 2**32 - 1)
+        return FrozenDict(
+            low=halves(value["low"]),
+            high=halves(value["high"]),
+            unsigned=boolean(value["unsigned"]),
+        )
     raise Refused(f"expected a number or its text, got {kind_of(value)}")
 
 

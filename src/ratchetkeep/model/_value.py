@@ -71,5 +71,5 @@ class EncodedRecord(Value, kw_only=True):
 
     encoding: str
     data: bytes
-    CHECKS = {"encoding": c.text, "data": c.data}
+    CHECKS = {"encoding": c.name, "data": c.data}
     SHOWN = frozenset({"encoding"})

@@ -27,7 +27,12 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
     open_to_others = 0
     for name in sorted(store.names()):
         path = f"{store.path}/{name}"
-        mode = _mode(store, path)
+        try:
+            mode = store.disk.mode(path)
+        except FileNotFoundError:
+            continue  # its owner has removed it meanwhile
+        except OSError as error:
+            raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
         known = name in store.index.keys or name == store.layout.manifest
         if is_leftover(name):
             remedy = "Open the device once: opening removes it"
@@ -46,13 +51,6 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
         yield Finding("info", store.path, what, "Opening the device brings them up to date")
     if store.layout.manifest:
         yield from _manifest_findings(store)
-
-
-def _mode(store: DirectoryStore, path: str) -> int:
-    try:
-        return store.disk.mode(path)
-    except OSError as error:
-        raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
 
 
 def _manifest_findings(store: DirectoryStore) -> Iterator[Finding]:

@@ -43,19 +43,21 @@ class Ownership:
         try:
             self._lock.acquire(timeout=PATIENCE, poll_interval=0.02)
         except Timeout:
+            if not self.lock_path.exists():
+                raise self._cannot_lock("no lock file can be made there") from None
             holder = read_holder(self.note_path)
             raise StoreInUse(
                 self.place, f"is in use by {holder or 'another process'}", holder=holder
             ) from None
         except OSError as error:
-            raise StoreUnreadable(
-                self.place,
-                f"cannot be locked: {error.strerror}",
-                "Make it writable, or open it with read_only=True",
-            ) from None
+            raise self._cannot_lock(str(error.strerror)) from None
         self._pid = os.getpid()
         with suppress(OSError):
             self._write_note()
+
+    def _cannot_lock(self, why: str) -> StoreUnreadable:
+        remedy = "Make it writable, or open it with read_only=True"
+        return StoreUnreadable(self.place, f"cannot be locked: {why}", remedy)
 
     def _write_note(self) -> None:
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

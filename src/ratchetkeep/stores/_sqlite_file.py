@@ -9,6 +9,7 @@ under its own name is always damage, never a store about to be made.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import apsw
 
 from ratchetkeep.errors import (
+    CommitFailed,
     RatchetkeepError,
     StoreDamaged,
     StoreUnreadable,
@@ -48,6 +50,11 @@ UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {}
 # How long to wait for a foreign program (a shell, a backup) that has the file locked.
 BUSY_MILLISECONDS = 5000
 
+# Files that this process has open through SQLite. Opening and closing such a file by other means
+# would drop SQLite's locks on it (POSIX), and another program could then remove its log.
+_HELD: dict[apsw.Connection, tuple[int, int]] = {}
+_GUARD = threading.RLock()
+
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 
 
@@ -70,10 +77,13 @@ def look(path: str) -> str:
     :raises StoreUnreadable: if it cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            header = file.read(100)
+        with _GUARD:
+            if _identity(path) in _HELD.values():
+                return "ours"
+            with Path(path).open("rb") as file:
+                header = file.read(100)
     except FileNotFoundError:
-        if os.path.lexists(path + "-wal"):
+        if _has_log(path):
             raise StoreDamaged(path, "is gone, but its write-ahead log is still there") from None
         return ""
     except IsADirectoryError:
@@ -87,6 +97,28 @@ def look(path: str) -> str:
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
         return "an SQLite database of another program"
     return "ours"
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def _has_log(path: str) -> bool:
+    """True if a write-ahead log with something in it lies there; readers leave empty ones."""
+    try:
+        return os.stat(path + "-wal").st_size > 0
+    except OSError:
+        return False
+
+
+def disconnect(connection: apsw.Connection) -> None:
+    """Close a connection of this module."""
+    with _GUARD:
+        try:
+            connection.close()
+        finally:
+            _HELD.pop(connection, None)
 
 
 def require_ours(path: str, url: str) -> bool:
@@ -109,14 +141,14 @@ def make(path: str) -> None:
         fill(staged)
         publish(staged, path)
     except OSError as error:
-        raise StoreUnreadable(path, f"cannot be made: {error.strerror}") from None
+        raise write_failed(path, error) from None
     finally:
         disk.unlink(staged)
 
 
 def fill(path: str) -> None:
     """Give the empty file at ``path`` the schema."""
-    with mapped(path):
+    with mapped(path, lambda what: CommitFailed(path, what, "Nothing was changed")):
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.execute(SCHEMA)
@@ -135,8 +167,9 @@ def publish(staged: str, path: str) -> None:
 
 def connect(path: str, url: str, *, vfs: str | None = None) -> apsw.Connection:
     """A connection that writes, with our settings; upgraded to this version's schema."""
-    with mapped(url):
+    with _GUARD, mapped(url):
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        _HELD[connection] = _identity(path)
         try:
             connection.set_busy_timeout(BUSY_MILLISECONDS)
             connection.execute(
@@ -146,26 +179,33 @@ def connect(path: str, url: str, *, vfs: str | None = None) -> apsw.Connection:
             ).fetchall()
             _upgrade(connection, url)
         except BaseException:
-            connection.close()
+            disconnect(connection)
             raise
     return connection
 
 
 def connect_read_only(path: str, url: str) -> apsw.Connection:
     """A connection that reads one consistent snapshot, whatever the owner writes meanwhile."""
-    with mapped(url):
+    with _GUARD, mapped(url):
         try:
-            return _snapshot(path, url)
+            connection = _snapshot(path, url)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # On a read-only disk SQLite cannot make its shared memory. Without a log beside it the
             # file is whole by itself, and nobody can change it.
-            if os.path.lexists(path + "-wal"):
+            if _has_log(path):
                 raise
-            return _snapshot(f"file:{_quoted(path)}?immutable=1", url)
+            connection = _snapshot(f"file:{_quoted(path)}?immutable=1", url)
+        _HELD[connection] = _identity(path)
+    return connection
 
 
 def _quoted(path: str) -> str:
     return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def write_failed(place: str, error: OSError) -> CommitFailed:
+    """What a write that nothing depends on yet raises."""
+    return CommitFailed(place, f"cannot be written: {error.strerror}", "Nothing was changed")
 
 
 def _snapshot(name: str, url: str) -> apsw.Connection:

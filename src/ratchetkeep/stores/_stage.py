@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ratchetkeep.errors import DeviceExists, StoreUnreadable
+from ratchetkeep.errors import CommitFailed, DeviceExists, StoreUnreadable
 from ratchetkeep.model import Key
 
 from ._index import Change, Index
@@ -55,15 +55,12 @@ class FolderStage:
                 self._disk.remove_tree(f"{self._above}/{name}")
         self._disk.make_folder(self._folder)
 
-    def _guard(self, action: object) -> None:
+    def _guard(self, action: Callable[[], None]) -> None:
         try:
-            action()  # type: ignore[operator]
+            action()
         except OSError as error:
-            raise StoreUnreadable(
-                self._store.url,
-                f"cannot be written beside: {error.strerror}",
-                "Nothing was changed",
-            ) from None
+            what = f"cannot be written: {error.strerror}"
+            raise CommitFailed(self._store.url, what, "Nothing was changed") from None
 
     def write(self, changes: Mapping[Key, bytes]) -> None:
         change = Change(self._index)

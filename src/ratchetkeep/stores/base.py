@@ -69,6 +69,8 @@ class Store(ABC):
     kind: str
     format: Format
     url: str
+    # True if a reader sees one moment of the device, whatever its owner writes meanwhile.
+    reads_snapshots = False
 
     @abstractmethod
     def devices(self) -> list[str]:
@@ -128,6 +130,10 @@ class Store(ABC):
         """What is the matter with the store's own structure: leftovers, strays, modes, index."""
 
     @abstractmethod
+    def holder(self, device: str) -> str:
+        """Which process has the device open for writing, in words; "" if none has."""
+
+    @abstractmethod
     def close(self) -> None:
         """Release everything."""
 
@@ -174,7 +180,3 @@ class Store(ABC):
                 raise NotHeld(f"{self.url} ({place})", what)
             encoded[key] = made.data
         return Prepared(device, encoded)
-
-    def busy(self, device: str) -> str:
-        """Who is writing a device that cannot be read as a whole meanwhile; "" if it can."""
-        return ""

@@ -72,6 +72,7 @@ class DirectoryStore(Store):
         self._lock = threading.RLock()
         self._state = "closed"
         self._failed = False
+        self._is_live = False
         self._reset()
 
     def _reset(self) -> None:
@@ -99,8 +100,7 @@ class DirectoryStore(Store):
             self._load(owner=False)
             self._state = "read-only"
             return
-        if not self.disk.is_folder(self.path):
-            self._do(lambda: self.disk.make_folder(self.path))
+        self._make_folder()
         self._owner.take()
         try:
             self._load(owner=True)
@@ -108,6 +108,14 @@ class DirectoryStore(Store):
             self._owner.release()
             raise
         self._state, self._failed = "open", False
+
+    def _make_folder(self) -> None:
+        try:
+            if not self.disk.is_folder(self.path):
+                self.disk.make_folder(self.path)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror}"
+            raise CommitFailed(self.url, what, "Nothing was changed") from None
 
     def release(self, device: str) -> None:
         with self._lock:
@@ -126,7 +134,7 @@ class DirectoryStore(Store):
         if self._state != "closed":
             self.release(DEFAULT_DEVICE)
 
-    def busy(self, device: str) -> str:
+    def holder(self, device: str) -> str:
         return self._owner.holder()
 
     def _settle(self, *, end: bool) -> None:
@@ -187,7 +195,9 @@ class DirectoryStore(Store):
         latest: dict[str, bytes | None] = {}
         for commit in self._do(self._journal.read):
             latest.update(commit)
-        if latest:
+        # The journal of a folder that is in use is its owner's business.
+        self._is_live = not owner and bool(self._owner.holder())
+        if latest and not self._is_live:
             self._refuse_foreign_writes(latest)
         if owner:
             self._do(lambda: self._recover(latest))
@@ -239,7 +249,11 @@ class DirectoryStore(Store):
         names |= {n for n, data in self.overlay.items() if data is not None}
         names -= {n for n, data in self.overlay.items() if data is None}
         for key in self._listed():
-            name = self.layout.file_name(key)
+            try:
+                name = self.layout.file_name(key)
+            except InvalidValue as error:
+                place = f"{self.path}/{self.layout.manifest}"
+                raise StoreDamaged(place, f"lists a record that {error.what}") from None
             if name in names:
                 self.index.add(key, name)
             else:
@@ -279,7 +293,7 @@ class DirectoryStore(Store):
             raw = self._read_file(name)
             if raw is None:
                 with self._lock:
-                    if self.index.names.get(key) != name:
+                    if self.index.names.get(key) != name or self._is_live:
                         continue
                 raise StoreDamaged(f"{self.path}/{name}", "vanished while the device was open")
             found[key] = raw

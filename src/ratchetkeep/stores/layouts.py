@@ -109,7 +109,10 @@ class BaileysExLayout:
     format: Format = baileysex
 
     def file_name(self, key: Key) -> str:
-        return _file_name(key, self.suffix)
+        name = _file_name(key, self.suffix)
+        if ".tmp-" in name:
+            raise NameCollision(str(key), "would have the name of a temporary file of BaileysEx")
+        return name
 
     def key_of(self, name: str) -> Key | None:
         if name == "creds" + self.suffix:

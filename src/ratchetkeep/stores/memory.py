@@ -44,6 +44,7 @@ class MemoryStore(Store):
 
     kind = "memory"
     format = native
+    reads_snapshots = True
 
     def __init__(self, name: str) -> None:
         self.url = f"memory:{name}"
@@ -58,6 +59,8 @@ class MemoryStore(Store):
         with self._place.lock:
             if device not in self._place.devices and not create:
                 raise NoDevice(self.url, f"holds no device {device!r}")
+            if device in self._owned or device in self._snapshots:
+                raise StoreInUse(self.url, f"device {device!r} is open already in this process")
             if read_only:
                 self._snapshots[device] = dict(self._place.devices[device])
                 return
@@ -104,6 +107,9 @@ class MemoryStore(Store):
             for batch in batches:
                 records = self._place.devices.setdefault(batch.device, {})
                 _change(records, batch.changes)
+
+    def holder(self, device: str) -> str:
+        return "this process" if device in self._place.owned else ""
 
     def trace(self, device: str) -> str:
         count = len(self._place.devices.get(device, ()))

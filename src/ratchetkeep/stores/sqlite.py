@@ -46,7 +46,8 @@ class _File:
     """A file that this process owns: one connection for all of its devices."""
 
     _open: dict[str, _File] = {}
-    _guard = threading.Lock()
+    # Held while opening; a test's VFS may open another file meanwhile.
+    _guard = threading.RLock()
 
     def __init__(self, path: str, url: str, vfs: str | None) -> None:
         self.path = path
@@ -88,7 +89,7 @@ class _File:
                 return
             self._open.pop(self.path, None)
             try:
-                self.connection.close()
+                sql.disconnect(self.connection)
             finally:
                 self.owner.release()
 
@@ -119,6 +120,7 @@ class SqliteStore(Store):
 
     kind = "sqlite"
     format = native
+    reads_snapshots = True
 
     def __init__(self, path: str, *, vfs: str | None = None) -> None:
         self.path = path
@@ -138,7 +140,7 @@ class SqliteStore(Store):
                     name for (name,) in connection.execute("SELECT name FROM devices ORDER BY 1")
                 ]
         finally:
-            connection.close()
+            sql.disconnect(connection)
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         if device in self._files or device in self._readers:
@@ -168,7 +170,7 @@ class SqliteStore(Store):
             if not disk.is_folder(above):
                 disk.make_folder(above)
         except OSError as error:
-            raise StoreUnreadable(self.url, f"cannot be made: {error.strerror}") from None
+            raise sql.write_failed(self.url, error) from None
 
     def _read_only(self, device: str) -> apsw.Connection:
         connection = sql.connect_read_only(self.path, self.url)
@@ -177,14 +179,14 @@ class SqliteStore(Store):
                 if _device_id(connection, device) is None:
                     raise NoDevice(self.url, f"holds no device {device!r}")
         except BaseException:
-            connection.close()
+            sql.disconnect(connection)
             raise
         return connection
 
     def release(self, device: str) -> None:
         reader = self._readers.pop(device, None)
         if reader is not None:
-            reader.close()
+            sql.disconnect(reader)
         file = self._files.pop(device, None)
         if file is not None:
             file.detach(device)
@@ -246,6 +248,10 @@ class SqliteStore(Store):
         if device not in self._files:
             raise StoreClosed(self.url, f"device {device!r} is not open")
         return self._files[device]
+
+    def holder(self, device: str) -> str:
+        real = os.path.realpath(self.path)
+        return Ownership(self.url, Path(real + ".lock"), Path(real + ".owner")).holder()
 
     def trace(self, device: str) -> str:
         connection, lock = self._using(device)
@@ -332,8 +338,11 @@ class _SqliteStage:
         else:
             store._make_folder()
             self._path = f"{store.path}.stage-{os.getpid()}"
-            Disk().unlink(self._path)
-            Disk().write(self._path, b"")
+            try:
+                Disk().unlink(self._path)
+                Disk().write(self._path, b"")
+            except OSError as error:
+                raise sql.write_failed(store.url, error) from None
             sql.fill(self._path)
             self._connection = sql.connect(self._path, store.url)
         try:
@@ -344,7 +353,7 @@ class _SqliteStage:
         return self
 
     def _begin(self) -> None:
-        with sql.mapped(self._store.url):
+        with self._mapped():
             self._connection.execute("BEGIN IMMEDIATE")
             number = _device_id(self._connection, self._device)
             if number is not None and not self._overwrite:
@@ -370,13 +379,12 @@ class _SqliteStage:
         with self._mapped():
             self._connection.execute("COMMIT")
             if self._file is None:
-                self._connection.close()
+                sql.disconnect(self._connection)
         if self._file is None:
             try:
                 sql.publish(self._path, self._store.path)
             except OSError as error:
-                url = self._store.url
-                raise CommitFailed(url, f"cannot be written: {error.strerror}") from None
+                raise sql.write_failed(self._store.url, error) from None
 
     def _mapped(self) -> AbstractContextManager[None]:
         url = self._store.url
@@ -394,6 +402,6 @@ class _SqliteStage:
             self._file.lock.release()
             self._file.detach(self._device)
             return
-        self._connection.close()
+        sql.disconnect(self._connection)
         for suffix in ("", "-wal", "-shm"):
             Disk().unlink(self._path + suffix)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from typing import NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
-from ratchetkeep.errors import NoDevice, StoreUnreadable, UnknownStore
+from ratchetkeep.errors import InvalidValue, NoDevice, StoreUnreadable, UnknownStore
 
 from .base import DEFAULT_DEVICE, Store
 
@@ -36,6 +36,9 @@ def parse(url: str | os.PathLike[str]) -> Target:
     :raises NoDevice: for a bare path with nothing there.
     """
     text = os.fspath(url)
+    if not _is_text(text):
+        shown = text.encode("utf-8", "replace").decode()
+        raise UnknownStore(_shown(shown), "is not UTF-8 text", "Rename it, or use another path")
     kind, mark, rest = text.partition(":")
     if not mark or "/" in kind or os.sep in kind:
         return Target(_detect(text), text)
@@ -48,6 +51,12 @@ def parse(url: str | os.PathLike[str]) -> Target:
     if not path and kind != "memory":
         raise UnknownStore(text, "names no path", HELP)
     return Target(kind, path, device)
+
+
+def shown(target: Target) -> str:
+    """The URL of a target, for errors."""
+    device = "" if target.device == DEFAULT_DEVICE else f"?device={quote(target.device)}"
+    return f"{target.kind}:{target.path}{device}"
 
 
 def open_target(target: Target) -> Store:
@@ -66,6 +75,24 @@ def open_target(target: Target) -> Store:
     return DirectoryStore(target.kind, target.path)
 
 
+def check_name(name: str, place: str) -> str:
+    """The name of a device.
+
+    :raises InvalidValue: unless it is 1 to 255 characters of text without NUL.
+    """
+    if type(name) is str and 0 < len(name) <= 255 and "\0" not in name and _is_text(name):
+        return name
+    raise InvalidValue(place, "a device's name must be 1 to 255 characters of text without NUL")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _shown(text: str) -> str:
     """A URL for an error, without what may be a password."""
     scheme, mark, rest = text.partition("://")
@@ -76,11 +103,14 @@ def _query(url: str, rest: str) -> tuple[str, str]:
     path, mark, query = rest.partition("?")
     if not mark:
         return rest, DEFAULT_DEVICE
-    wanted = parse_qs(query, keep_blank_values=True)
+    try:
+        wanted = parse_qs(query, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        wanted = {"": []}
     names = wanted.pop("device", [DEFAULT_DEVICE])
-    if wanted or len(names) != 1 or not names[0] or "\0" in names[0]:
+    if wanted or len(names) != 1:
         raise UnknownStore(url, "only ?device=NAME may follow the path", HELP)
-    return path, names[0]
+    return path, check_name(names[0], url)
 
 
 def _detect(path: str) -> str:
@@ -112,6 +142,9 @@ def _detect_folder(path: str, names: set[str]) -> str:
         return "baileysex"
     if "creds.json" in names or any(name.startswith("pre-key-") for name in names):
         return "baileys"
+    if ".ratchetkeep.journal" in names:
+        what = "is a folder whose first commit was never finished"
+        raise UnknownStore(path, what, "Say which kind it is: baileys:DIR or baileysex:DIR")
     if not names:
         raise NoDevice(path, "is an empty folder", HELP)
     raise UnknownStore(path, f"is a folder without credentials ({len(names)} other files)", HELP)

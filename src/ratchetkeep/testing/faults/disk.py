@@ -1,8 +1,8 @@
 """A simulated disk that forgets what was not synced, as a power cut makes a real one do.
 
 It has the verbs of :class:`ratchetkeep.stores.disk.Disk` and keeps, beside what a program sees,
-what is durable: a file's bytes since its last sync, a folder's names since *its* last sync. From any
-moment :meth:`SimulatedDisk.crashes` gives the disks that a power cut may leave: unsynced writes
+what is durable: a file's bytes as of its last sync, a folder's names as of *its* last sync. From
+any moment :meth:`SimulatedDisk.crashes` gives the disks that a power cut may leave: unsynced writes
 lost, kept in any mix, or torn at sector boundaries; new names, renames and removals lost or kept in
 any mix until their folder was synced.
 """

@@ -1,5 +1,5 @@
-"""A SQLite VFS over the system's own that mirrors every write, sync and removal on a simulated disk,
-and can be told to fail or to be slow. The database runs with our real settings."""
+"""A SQLite VFS over the system's own that mirrors every write, sync and removal on a simulated
+disk, and can be told to fail or to be slow. The database runs with our real settings."""
 
 from __future__ import annotations
 
