@@ -164,8 +164,8 @@ def test_how_much_damage_is_seen() -> None:
             shown = isinstance(found, RatchetkeepError) or bool(key_findings(path, found))
             seen[path.suffix].append(shown or found == value)
     shares = {suffix: sum(each) / len(each) for suffix, each in seen.items()}
-    assert shares[".json"] > 0.5, shares
-    assert shares[".etf"] > 0.3, shares
+    assert shares[".json"] > 0.7, shares
+    assert shares[".etf"] > 0.55, shares
 
 
 KEY_MEMBERS = {
@@ -305,8 +305,10 @@ def test_a_damaged_manifest_is_never_replaced(tmp_path: Path) -> None:
         except (DecodeError, UnsupportedVersion):
             assert refuses_to_mint(url, folder, MANIFEST) == "refused"
         else:
+            if refuses_to_mint(url, folder, MANIFEST) == "refused":
+                assert changed, position  # an id that no record of that family can have
+                continue
             # Another id, which has no file, or an unknown member: whoever reads that can tell.
-            assert refuses_to_mint(url, folder, MANIFEST) == "opened"
             missing = [f for f in verify_device(url) if "whose file is not there" in f.what]
             assert bool(missing) == changed, position
 

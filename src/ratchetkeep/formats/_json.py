@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ from ratchetkeep.model._checks import Refused, free, kind_of
 from ._shape import ABSENT, PRIVATE, Leaf, Losses
 
 MAX_BYTES = 64 * 1024 * 1024
+# Python prints and parses numbers of up to 4300 digits.
+MAX_BITS = 14_000
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -32,6 +35,13 @@ def _constant(name: str) -> NoReturn:
     raise Refused(f"{name} is not JSON")
 
 
+def _float(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise Refused("a number is beyond all that JavaScript can hold")
+    return number
+
+
 def parse(raw: bytes | str) -> Any:
     """The JSON value of ``raw``.
 
@@ -41,7 +51,9 @@ def parse(raw: bytes | str) -> Any:
         raise DecodeError("", f"more than {MAX_BYTES} bytes of JSON")
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
-        return json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+        return json.loads(
+            text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float
+        )
     except json.JSONDecodeError as error:
         what = "is empty" if not raw.strip() else f"is not JSON (at character {error.pos})"
         raise DecodeError("", what) from None
@@ -129,7 +141,9 @@ def to_free(value: Any, path: str, losses: Losses) -> Any:
         items = [to_free(v, f"{path}[{i}]", losses) for i, v in enumerate(value)]
         # A hole would move the items behind it, so a list is held whole or not at all.
         return ABSENT if any(item is ABSENT for item in items) else items
-    if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")):
+    if (isinstance(value, float) and not math.isfinite(value)) or (
+        isinstance(value, int) and value.bit_length() > MAX_BITS
+    ):
         losses.note(path, "a number that JSON cannot spell is left out")
         return ABSENT
     return value

@@ -160,8 +160,8 @@ class Shape:
         members: dict[str, Any] = {}
         for member in self.members:
             held = getattr(value, member.attr)
-            if held is None:
-                continue
+            if held is None or (held == member.default and member.name in value.extra):
+                continue  # there is nothing, or the source said so itself (see _member)
             written = member.codec.encode(held, f"{path}.{member.name}", losses)
             if written is not ABSENT:
                 members[member.name] = written

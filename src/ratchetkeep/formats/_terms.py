@@ -230,10 +230,19 @@ class AtomMap:
 
     :ivar full: every member is always written, ``nil`` where there is nothing.
     :ivar struct: the struct's usual name, or None for a plain map.
-    :ivar strict: any other struct name, or none, is refused: BaileysEx would not read it.
+    :ivar strict: another struct's name is refused: BaileysEx would not read it.
+    :ivar plain: a plain map is taken where it is strict, as BaileysEx does for credentials.
     """
 
-    def __init__(self, *names: str, full: bool, struct: str | None = None, strict: bool = False):
+    def __init__(
+        self,
+        *names: str,
+        full: bool,
+        struct: str | None = None,
+        strict: bool = False,
+        plain: bool = False,
+    ) -> None:
+        self.plain = plain
         self.names = names
         self.full = full
         self.struct = etf.Atom(struct) if struct else None
@@ -261,7 +270,8 @@ class AtomMap:
     def _struct(self, struct: Any, rest: dict[str, Any]) -> None:
         if struct == self.struct:
             return
-        if self.strict or not (struct is None or isinstance(struct, etf.Atom)):
+        is_refused = self.strict and not (self.plain and struct is None)
+        if is_refused or not (struct is None or isinstance(struct, etf.Atom)):
             wanted = self.struct.name if self.struct else "no struct"
             raise Refused(f"expected %{wanted.removeprefix('Elixir.')}{{}}")
         rest[STRUCT] = struct.name if struct else ""
@@ -289,11 +299,10 @@ class AtomMap:
                 pairs.append((etf.Atom(name), NIL))
         pairs.extend(_carried(extra))
         for name, value in extra.items():
-            # A null where BaileysEx writes nil anyway says nothing more.
-            if not name.startswith(PRIVATE) and value is not None:
-                losses.note(
-                    f"{path}.{name}", "a member that BaileysEx has no place for is left out"
-                )
+            if not name.startswith(PRIVATE):
+                # A null where BaileysEx writes nil anyway says nothing more.
+                what = "BaileysEx has no place for it; it is left out"
+                losses.note(f"{path}.{name}", what, derived=value is None)
         return etf.Map(tuple(pairs))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchetkeep.errors import DecodeError
+from ratchetkeep.errors import DecodeError, InvalidValue
 from ratchetkeep.model import (
     CREDENTIALS,
     Account,
@@ -260,6 +260,8 @@ def decode(key: Key, raw: bytes) -> Any:
         return value if key == CREDENTIALS else check_record(key, value)
     except Refused as refused:
         raise DecodeError(refused.path.lstrip("."), refused.what) from None
+    except InvalidValue as invalid:
+        raise DecodeError("", invalid.what) from None
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:

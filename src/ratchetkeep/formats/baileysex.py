@@ -55,9 +55,10 @@ from ._terms import (
 name = "baileysex"
 
 
-def _full(cls: type, *members: Member, struct: str | None = None) -> Shape:
+def _full(cls: type, *members: Member, struct: str | None = None, strict: bool = False) -> Shape:
     names = [member.name for member in members]
-    return Shape(cls, AtomMap(*names, full=True, struct=struct), members)
+    dialect = AtomMap(*names, full=True, struct=struct, strict=strict, plain=True)
+    return Shape(cls, dialect, members)
 
 
 def _sparse(cls: type, *members: Member, struct: str | None = None) -> Shape:
@@ -209,6 +210,7 @@ STATE = _full(
     Member("last_account_sync_timestamp", "last_account_sync_timestamp", NUMBER64, None),
     Member("my_app_state_key_id", "my_app_state_key_id", TEXT, None),
     struct="Elixir.BaileysEx.Auth.State",
+    strict=True,
 )
 _SYNC_KEY_MAP = _sparse(AppStateSyncKey, Member("key_data", "key_data", BYTES))
 SYNC_VERSION = _full(
@@ -255,6 +257,8 @@ def decode(key: Key, raw: bytes) -> Any:
         return value if key == CREDENTIALS else check_record(key, value)
     except Refused as refused:
         raise DecodeError(refused.path.lstrip("."), refused.what) from None
+    except InvalidValue as invalid:
+        raise DecodeError("", invalid.what) from None
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:

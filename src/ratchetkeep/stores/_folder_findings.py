@@ -39,7 +39,7 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
             yield Finding("warning", path, "was left over by a stopped program", remedy)
         elif known and not stat.S_ISREG(mode):
             yield Finding("error", path, "is not a plain file", "Put the file itself there")
-        elif not known and not name.startswith(PREFIX):
+        elif not known and not name.startswith(PREFIX) and name not in store.overlay:
             yield Finding("info", path, "belongs to no record", "It is never read or copied")
         elif mode & 0o077 and not stat.S_ISDIR(mode):
             open_to_others += 1

@@ -25,11 +25,13 @@ from ratchetkeep.errors import (
     UnsupportedVersion,
 )
 
+from ._stage import staging_name, sweep
 from .disk import Disk
 
 APPLICATION_ID = 0x524B4550  # "RKEP"
 VERSION = 1
 HEADER = b"SQLite format 3\0"
+STAGE = ".stage-"
 
 SCHEMA = f"""
 CREATE TABLE devices (
@@ -134,19 +136,34 @@ def require_ours(path: str, url: str) -> bool:
 
 def make(path: str) -> None:
     """Make an empty store at ``path``, durable, in one step."""
-    staged = f"{path}.new-{os.getpid()}"
-    disk = Disk()
+    staged = begin_staging(path)
     try:
-        disk.write(staged, b"")  # with its mode, before SQLite makes it
-        fill(staged)
         publish(staged, path)
     except OSError as error:
         raise write_failed(path, error) from None
     finally:
+        Disk().unlink(staged)
+
+
+def begin_staging(path: str) -> str:
+    """Make an empty store beside ``path``, under a name of its own, which is given."""
+    disk = Disk()
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        sweep(disk, folder, name + STAGE)
+        staged = f"{folder}/{staging_name(name + STAGE)}"
+        disk.write(staged, b"")  # with its mode, before SQLite makes it
+    except OSError as error:
+        raise write_failed(path, error) from None
+    try:
+        _fill(staged)
+    except BaseException:
         disk.unlink(staged)
+        raise
+    return staged
 
 
-def fill(path: str) -> None:
+def _fill(path: str) -> None:
     """Give the empty file at ``path`` the schema."""
     with mapped(path, lambda what: CommitFailed(path, what, "Nothing was changed")):
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
@@ -187,14 +204,20 @@ def connect(path: str, url: str, *, vfs: str | None = None) -> apsw.Connection:
 def connect_read_only(path: str, url: str) -> apsw.Connection:
     """A connection that reads one consistent snapshot, whatever the owner writes meanwhile."""
     with _GUARD, mapped(url):
+        # Only a connection that may write removes, when it is the last, the log and the shared
+        # memory that SQLite makes for every reader. Where a log lies already, a writing one could
+        # bring the file up to date with it: then it may only read.
+        flags = apsw.SQLITE_OPEN_READONLY if _has_log(path) else apsw.SQLITE_OPEN_READWRITE
         try:
-            connection = _snapshot(path, url)
+            connection = _snapshot(path, url, flags=flags)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # On a read-only disk SQLite cannot make its shared memory. Without a log beside it the
             # file is whole by itself, and nobody can change it.
             if _has_log(path):
                 raise
-            connection = _snapshot(f"file:{_quoted(path)}?immutable=1", url)
+            name = f"file:{_quoted(path)}?immutable=1"
+            flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            connection = _snapshot(name, url, flags=flags)
         _HELD[connection] = _identity(path)
     return connection
 
@@ -208,11 +231,11 @@ def write_failed(place: str, error: OSError) -> CommitFailed:
     return CommitFailed(place, f"cannot be written: {error.strerror}", "Nothing was changed")
 
 
-def _snapshot(name: str, url: str) -> apsw.Connection:
-    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+def _snapshot(name: str, url: str, *, flags: int) -> apsw.Connection:
     connection = apsw.Connection(name, flags=flags)
     try:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.execute("PRAGMA query_only = ON")
         connection.execute("BEGIN")
         _check_version(connection, url)
     except BaseException:

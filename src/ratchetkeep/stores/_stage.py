@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -12,6 +14,7 @@ from ratchetkeep.model import Key
 
 from ._index import Change, Index
 from .base import DEFAULT_DEVICE, Prepared
+from .disk import Disk
 
 if TYPE_CHECKING:
     from .directory import DirectoryStore
@@ -27,32 +30,23 @@ class FolderStage:
         self._store = store
         self._disk = store.disk
         self._overwrite = overwrite
-        target = os.path.abspath(store.path)
-        above, name = os.path.split(target)
-        self._above = above
-        self._target = target
-        self._folder = f"{above}/.{name}{MARK}{os.getpid()}"
+        self._target = os.path.abspath(store.path)
+        self._above, name = os.path.split(self._target)
         self._prefix = f".{name}{MARK}"
+        self._folder = f"{self._above}/{staging_name(self._prefix)}"
+        self._replaces = False
         self._index = Index()
 
     def __enter__(self) -> Self:
-        existing = self._store.devices()
-        if existing and not self._overwrite:
-            raise DeviceExists(self._store.url, "holds a device already")
-        if not existing and self._disk.is_folder(self._target) and self._disk.list(self._target):
-            raise DeviceExists(
-                self._store.url, "is a folder with other files in it", "Choose an empty place"
-            )
+        self._store.check_vacant(DEFAULT_DEVICE, overwrite=self._overwrite)
+        self._replaces = bool(self._store.devices())
         self._guard(self._begin)
         return self
 
     def _begin(self) -> None:
         if not self._disk.is_folder(self._above):
             self._disk.make_folder(self._above)
-        # What a killed copy left; its process id may be in use again, by somebody else.
-        for name in self._disk.list(self._above):
-            if name.startswith(self._prefix) and not _is_alive(name.removeprefix(self._prefix)):
-                self._disk.remove_tree(f"{self._above}/{name}")
+        sweep(self._disk, self._above, self._prefix)
         self._disk.make_folder(self._folder)
 
     def _guard(self, action: Callable[[], None]) -> None:
@@ -82,19 +76,28 @@ class FolderStage:
             raise StoreUnreadable(self._folder, f"cannot be read: {error.strerror}") from None
 
     def publish(self) -> None:
-        if self._store.devices():
+        if self._replaces:
             self._replace()
         else:
+            self._guard(self._finish)
             self._guard(self._rename)
 
-    def _rename(self) -> None:
+    def _finish(self) -> None:
         manifest = self._store.manifest_of(self._index.names)
         if manifest is not None:
             self._disk.write(f"{self._folder}/{self._store.layout.manifest}", manifest)
         for name in self._disk.list(self._folder):
             self._disk.sync(f"{self._folder}/{name}")
         self._disk.sync_folder(self._folder)
-        self._disk.rename_folder(self._folder, self._target)
+
+    def _rename(self) -> None:
+        try:
+            self._disk.rename_folder(self._folder, self._target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            what = "was filled by another program during the copy"
+            raise DeviceExists(self._store.url, what) from None
         self._disk.sync_folder(self._above)
 
     def _replace(self) -> None:
@@ -115,11 +118,28 @@ class FolderStage:
         self._disk.remove_tree(self._folder)
 
 
-def _is_alive(pid: str) -> bool:
+def staging_name(prefix: str) -> str:
+    """A name that no other copy has: of this process and of this copy."""
+    return f"{prefix}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def sweep(disk: Disk, folder: str, prefix: str) -> None:
+    """Remove what killed copies left beside a target: their processes are gone."""
+    for name in disk.list(folder):
+        pid = name.removeprefix(prefix).partition("-")[0]
+        if name.startswith(prefix) and pid.isdecimal() and not _is_alive(int(pid)):
+            path = f"{folder}/{name}"
+            if disk.is_folder(path):
+                disk.remove_tree(path)
+            else:
+                disk.unlink(path)
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
-    except PermissionError:
+    except OSError:
         return True
-    return int(pid) != os.getpid()
+    return True

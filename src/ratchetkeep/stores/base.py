@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
-from ratchetkeep.errors import DecodeError, NotHeld, StoreDamaged, UnsupportedVersion
+from ratchetkeep.errors import DecodeError, DeviceExists, NotHeld, StoreDamaged, UnsupportedVersion
 from ratchetkeep.formats import Encoded, Format
 from ratchetkeep.model import Credentials, Key
 
@@ -114,11 +114,20 @@ class Store(ABC):
         """What is here of a device without credentials, in words; "" only if there is no trace of
         one. Minting new credentials over a trace would lose the old device."""
 
+    def check_vacant(self, device: str, *, overwrite: bool) -> None:
+        """See that a device can be staged here.
+
+        :raises DeviceExists: if one is there and ``overwrite`` is not set, or something that even
+            then is not to be replaced.
+        """
+        if not overwrite and device in self.devices():
+            raise DeviceExists(self.url, f"holds a device {device!r} already")
+
     @abstractmethod
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         """Put a whole device together beside its place; leaving without ``publish`` drops it.
 
-        :raises DeviceExists: if one is there and ``overwrite`` is not set.
+        :raises DeviceExists: as :meth:`check_vacant`; also if a device is made there meanwhile.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from typing import TypeVar
 from ratchetkeep.errors import (
     CommitFailed,
     DecodeError,
+    DeviceExists,
     InvalidValue,
     NoDevice,
     ReadOnly,
@@ -25,7 +26,7 @@ from ratchetkeep.errors import (
     UnsupportedVersion,
 )
 from ratchetkeep.formats import Encoded, Loss
-from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key
+from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, check_key
 
 from ._folder_findings import folder_findings, is_leftover
 from ._follower import TEMPORARY, Follower, put_file
@@ -183,6 +184,21 @@ class DirectoryStore(Store):
                 found.append(name)
         return found
 
+    def check_vacant(self, device: str, *, overwrite: bool) -> None:
+        names = self.names()
+        traces = self._traces(names)
+        if traces and not overwrite:
+            raise DeviceExists(self.url, "holds a device already")
+        remedy = "Choose an empty place"
+        if any(self._is_of_another_kind(name) for name in traces):
+            raise DeviceExists(self.url, "holds a device in another library's format", remedy)
+        if names and not traces:
+            raise DeviceExists(self.url, "is a folder with other files in it", remedy)
+
+    def _is_of_another_kind(self, name: str) -> bool:
+        is_ours = name == self.layout.manifest or self.layout.key_of(name) or is_leftover(name)
+        return name != JOURNAL and not is_ours
+
     def trace(self, device: str) -> str:
         found = sorted({*self._traces({*self.names(), *self.index.keys})} - {JOURNAL})
         if not found:
@@ -278,7 +294,12 @@ class DirectoryStore(Store):
             raise StoreDamaged(place, error.what) from None
         except UnsupportedVersion as error:
             raise UnsupportedVersion(place, error.what) from None
-        return [Key(family, id) for family in ids if family in FAMILIES for id in ids[family]]
+        try:
+            return [
+                check_key(family, id) for family in ids if family in FAMILIES for id in ids[family]
+            ]
+        except InvalidValue as error:
+            raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
 
     # -- reading
 

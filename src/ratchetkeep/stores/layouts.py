@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ratchetkeep.errors import DecodeError, InvalidValue, NameCollision, UnsupportedVersion
 from ratchetkeep.formats import Format, baileys, baileysex, etf
-from ratchetkeep.model import CREDENTIALS, FAMILIES, Key
+from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
 
 # ``sender-key-memory`` before ``sender-key``: the longer prefix is the family.
 _BY_LENGTH = sorted(FAMILIES, key=len, reverse=True)
@@ -62,7 +62,10 @@ def _split(name: str, suffix: str) -> tuple[str, str] | None:
     if stem == name:
         return None
     family = next((f for f in _BY_LENGTH if stem.startswith(f + "-")), None)
-    return (family, stem[len(family) + 1 :]) if family and stem != family + "-" else None
+    try:
+        return check_key(family, stem[len(family) + 1 :]) if family else None
+    except InvalidValue:
+        return None  # no id of that family: some other file
 
 
 _SENDER = re.compile(r"(?s)(.+)--([^-]+)--(\d+)")

@@ -331,20 +331,25 @@ class _SqliteStage:
 
     def __enter__(self) -> Self:
         store = self._store
+        store.check_vacant(self._device, overwrite=self._overwrite)
         if sql.require_ours(store.path, store.url):
             self._file = _File.attach(store.path, store.url, self._device, store.vfs)
             self._file.lock.acquire()
             self._connection = self._file.connection
         else:
             store._make_folder()
-            self._path = f"{store.path}.stage-{os.getpid()}"
+            # Owned while it is put together, so that nobody makes a device there meanwhile.
+            real = os.path.realpath(store.path)
+            self._owner = Ownership(store.url, Path(real + ".lock"), Path(real + ".owner"))
+            self._owner.take()
             try:
-                Disk().unlink(self._path)
-                Disk().write(self._path, b"")
-            except OSError as error:
-                raise sql.write_failed(store.url, error) from None
-            sql.fill(self._path)
-            self._connection = sql.connect(self._path, store.url)
+                self._path = sql.begin_staging(real)
+                self._connection = sql.connect(self._path, store.url)
+                if sql.look(real):
+                    raise DeviceExists(store.url, "was made by another program meanwhile")
+            except BaseException:
+                self._owner.release()
+                raise
         try:
             self._begin()
         except BaseException:
@@ -382,7 +387,7 @@ class _SqliteStage:
                 sql.disconnect(self._connection)
         if self._file is None:
             try:
-                sql.publish(self._path, self._store.path)
+                sql.publish(self._path, os.path.realpath(self._store.path))
             except OSError as error:
                 raise sql.write_failed(self._store.url, error) from None
 
@@ -405,3 +410,4 @@ class _SqliteStage:
         sql.disconnect(self._connection)
         for suffix in ("", "-wal", "-shm"):
             Disk().unlink(self._path + suffix)
+        self._owner.release()

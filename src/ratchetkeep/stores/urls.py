@@ -110,7 +110,10 @@ def _query(url: str, rest: str) -> tuple[str, str]:
     names = wanted.pop("device", [DEFAULT_DEVICE])
     if wanted or len(names) != 1:
         raise UnknownStore(url, "only ?device=NAME may follow the path", HELP)
-    return path, check_name(names[0], url)
+    try:
+        return path, check_name(names[0], url)
+    except InvalidValue as error:
+        raise UnknownStore(url, error.what, HELP) from None
 
 
 def _detect(path: str) -> str:
