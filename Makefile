@@ -4,15 +4,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+MINUTES ?= 5
 NODE_READY := tests/node/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format clean
+.PHONY: help run test check chaos format clean
 
 help:
 	@echo 'make run     the main job on a sample folder: copy, verify, inspect, copy back'
 	@echo 'make test    linters, types and all tests'
 	@echo 'make check   linters and types alone'
+	@echo 'make chaos   crashes, kills and damage for MINUTES=5'
 	@echo 'make format  put the code in its format'
 	@echo 'make clean   remove what the other commands installed'
 
@@ -44,6 +46,9 @@ test: check $(NODE_READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+chaos: $(READY)
+	$(BIN)/python -m ratchetkeep.testing.chaos --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -224,7 +224,7 @@ def test_verify_puts_errors_first_and_counts(alice: Path) -> None:
     assert done.code == 1
     assert lines[0].startswith(f"error: {alice}/session-1.0.json: ")
     assert lines[1].startswith("  next: ")
-    assert lines[2].startswith(f"warning: {alice}: 1 files")
+    assert lines[2].startswith(f"warning: {alice}: 1 file ")
     assert lines[-1] == "1 error, 1 warning"
     value = run("verify", alice, "--json")
     assert value.code == 1

@@ -19,6 +19,7 @@ LAYERS = [
     ["native_file", "multi_file", "migrate", "inspect"],
     ["_auth_state"],
     ["device", "_cache", "_locks"],
+    ["repair", "_repair_folder", "_repair_sqlite", "_repair_job"],
     ["copy", "verify", "_checker"],
     ["stores"],
     ["formats"],

@@ -212,7 +212,7 @@ def test_counters_that_do_not_fit(tmp_path: Path) -> None:
     with open_device(url) as device:
         device.save_credentials(device.credentials.replace(first_unuploaded_pre_key_id=1))
         device.set({"pre-key": {"1": KeyPair.new(), "7": KeyPair.new()}})
-    one(verify_device(url), "warning", "2 pre-keys have ids at or above")
+    one(verify_device(url), "warning", "2 pre-keys with an id at or above")
 
 
 def test_an_app_state_key_that_is_not_there(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_an_unfinished_journal(tmp_path: Path) -> None:
     ) as device:
         device.set({"device-list": {"1": ["0"]}})
         crashed = private_copy(folder, tmp_path / "crashed")
-    finding = one(verify_device(f"baileys:{crashed}"), "info", "1 files are behind the journal")
+    finding = one(verify_device(f"baileys:{crashed}"), "info", "1 file behind the journal")
     assert "Opening" in finding.remedy
 
 

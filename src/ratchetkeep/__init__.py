@@ -22,6 +22,7 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.inspect import DeviceSummary, FamilySummary, PreKeyStock, inspect_device
 from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
+from ratchetkeep.repair import Repair, repair_device
 from ratchetkeep.verify import Finding, verify_device
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PreKeyStock",
     "RatchetkeepError",
     "ReadOnly",
+    "Repair",
     "StoreClosed",
     "StoreDamaged",
     "StoreInUse",
@@ -57,5 +59,6 @@ __all__ = [
     "inspect_device",
     "open_device",
     "open_store",
+    "repair_device",
     "verify_device",
 ]

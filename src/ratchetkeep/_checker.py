@@ -16,7 +16,7 @@ from ratchetkeep.model import (
     Session,
     SessionRecord,
 )
-from ratchetkeep.stores.base import Finding
+from ratchetkeep.stores.base import Finding, counted
 
 PAIR_AGAIN = "Restore it from a backup; if there is none, this device must be paired again"
 NEW_SESSION = "Restore it from a backup, or delete it: the client then builds a new session"
@@ -158,7 +158,7 @@ class Checker:
     def _check_ids(self, creds: Credentials) -> Iterator[Finding]:
         beyond = sum(id >= creds.next_pre_key_id for id in self._pre_keys)
         if beyond:
-            what = f"{beyond} pre-keys have ids at or above next_pre_key_id"
+            what = f"{counted(beyond, 'pre-key')} with an id at or above next_pre_key_id"
             remedy = "Raise next_pre_key_id above them, or their ids are given out again"
             yield self._warning(CREDENTIALS, what, remedy)
         used = creds.my_app_state_key_id

@@ -17,6 +17,7 @@ from ratchetkeep.errors import (
     DeviceExists,
     InvalidValue,
     NoDevice,
+    OwnershipLost,
     ReadOnly,
     StoreClosed,
     StoreDamaged,
@@ -101,6 +102,7 @@ class Device:
         self._read_only = read_only
         self._owns_store = owns_store
         self._is_open = True
+        self._pid = os.getpid()
         self._cache = Cache()
         self._locks = KeyLocks()
         # Orders a commit with its entry into the cache, and loads with both.
@@ -125,7 +127,8 @@ class Device:
     @property
     def credentials(self) -> Credentials:
         """The credentials; inside a transaction, with its changes."""
-        self._check_open()
+        if not self._is_open:
+            raise StoreClosed(self._store.url, "the device was closed")
         transaction = self._running()
         return transaction.credentials if transaction else self._credentials
 
@@ -215,6 +218,8 @@ class Device:
 
     def close(self) -> None:
         """Give the device back. Everything is in its final place when this returns."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the device is its parent's
         with self._order:
             if not self._is_open:
                 return
@@ -244,6 +249,10 @@ class Device:
         return None if current is None or current._has_ended else current
 
     def _check_open(self) -> None:
+        # First of all: a lock that another thread held while forking is held for ever here.
+        if os.getpid() != self._pid:
+            what = "was opened by another process, which forked this one"
+            raise OwnershipLost(self._store.url, what)
         if not self._is_open:
             raise StoreClosed(self._store.url, "the device was closed")
 
@@ -383,6 +392,7 @@ class DeviceStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._devices: WeakSet[Device] = WeakSet()
+        self._pid = os.getpid()
         self._is_open = True
 
     def __repr__(self) -> str:
@@ -420,6 +430,8 @@ class DeviceStore:
 
     def close(self) -> None:
         """Close the store and what is still open in it."""
+        if os.getpid() != self._pid:
+            return  # a forked child: they are its parent's
         self._is_open = False
         for device in list(self._devices):
             device.close()

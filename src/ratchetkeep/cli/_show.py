@@ -12,6 +12,7 @@ from ratchetkeep.cli._output import clean, number, pairs, say
 if TYPE_CHECKING:
     from ratchetkeep.copy import CopySummary, NotHeldByTarget
     from ratchetkeep.inspect import DeviceSummary, PreKeyStock
+    from ratchetkeep.repair import Repair
     from ratchetkeep.stores.base import Finding
 
 SEVERITIES = ("error", "warning", "info")
@@ -104,6 +105,35 @@ def show_finding(finding: Finding, *, indent: str = "") -> None:
     say(f"{indent}{finding.severity}: {clean(finding.place)}: {clean(finding.what)}")
     if finding.remedy:
         say(f"{indent}  next: {clean(finding.remedy)}")
+
+
+# -- repair
+
+
+def repair_json(
+    url: str, repairs: Sequence[Repair], left: Sequence[Finding], *, dry_run: bool
+) -> dict[str, Any]:
+    """What was mended, and the errors that are left."""
+    mended = [dataclasses.asdict(repair) for repair in repairs]
+    return {
+        "url": url,
+        "dry_run": dry_run,
+        "repairs": mended,
+        "left": [finding._asdict() for finding in left],
+    }
+
+
+def show_repairs(repairs: Sequence[Repair], left: Sequence[Finding], *, dry_run: bool) -> None:
+    """Every repair and where the old file is, what is left, and a last line with the counts."""
+    for repair in repairs:
+        say(f"{'would mend' if dry_run else 'mended'}: {clean(repair.place)}: {clean(repair.what)}")
+        if repair.kept:
+            say(f"  kept: {clean(repair.kept)}")
+    for finding in left:
+        show_finding(finding)
+    done = number(len(repairs), "repair") if repairs else "nothing to mend"
+    errors = f"{number(len(left), 'error')} left" if left else "no errors left"
+    say(f"{done}, {errors}{'; dry run: nothing was written' if dry_run else ''}")
 
 
 # -- copy

@@ -108,17 +108,57 @@ def verify(url: Url, as_json: Json = False) -> int:
 
     Every record, key pair and signature. Changes nothing; the exit code is 1 if there are errors.
     """
-    from ratchetkeep.stores import urls
     from ratchetkeep.verify import verify_device
 
     findings = verify_device(url)
     if as_json:
-        # The store's own name for itself: a URL as it was typed may hold a password.
-        place = urls.open_target(urls.parse(url)).url
-        out.say_json(show.verify_json(place, findings))
+        out.say_json(show.verify_json(_place(url), findings))
     else:
         show.show_findings(findings)
     return fail.FOUND if show.count_findings(findings)["error"] else fail.DONE
+
+
+@app.command(epilog=EPILOG)
+@guarded
+def repair(
+    url: Url,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be mended; write nothing.")
+    ] = False,
+    keep_files: Annotated[
+        bool,
+        typer.Option(
+            "--keep-files",
+            help="If another program wrote after an unclean stop: keep its files, not the journal.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Mend what can be mended of a device without guessing.
+
+    Leftovers, modes, an unclean journal, a manifest, indexes. Never a key or a record; what is
+    replaced is kept beside the target. The exit code is 5 if errors are left.
+    """
+    from ratchetkeep.repair import errors_left, repair_device
+
+    try:
+        repairs = repair_device(url, dry_run=dry_run, keep_files=keep_files)
+        left = errors_left(url, repairs if dry_run else ())
+    except KeyboardInterrupt:
+        what = "what was begun is done or not done; run `ratchetkeep repair` again"
+        raise fail.Interrupted("nothing was changed" if dry_run else what) from None
+    if as_json:
+        out.say_json(show.repair_json(_place(url), repairs, left, dry_run=dry_run))
+    else:
+        show.show_repairs(repairs, left, dry_run=dry_run)
+    return fail.DAMAGED if left else fail.DONE
+
+
+def _place(url: str) -> str:
+    """The store's own name for itself: a URL as it was typed may hold a password."""
+    from ratchetkeep.stores import urls
+
+    return urls.open_target(urls.parse(url)).url
 
 
 @app.command(epilog=EPILOG)

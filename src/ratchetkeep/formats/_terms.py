@@ -8,6 +8,7 @@ where it is not the usual one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -172,6 +173,9 @@ def to_free(value: Any, path: str, losses: Losses) -> Any:
         return _from_foreign(value, path, losses)
     if value is None or isinstance(value, bool):
         return NIL if value is None else TRUE if value else FALSE
+    if isinstance(value, float) and not math.isfinite(value):
+        losses.note(path, "a number that ETF cannot spell is left out")
+        return ABSENT
     if isinstance(value, int | float):
         return value
     if isinstance(value, str):

@@ -27,6 +27,7 @@ from ratchetkeep.model import (
     KeyFingerprint,
     KeyPair,
     MessageKey,
+    SessionRecord,
     SignalAddress,
     SignalIdentity,
     SignedPreKey,
@@ -272,5 +273,20 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
             return Encoded(dump(to_buffer(value.data)), ())
         losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as JSON")
         return Encoded(None, tuple(losses.found))
+    if key.family == "session":
+        _note_identities(value, credentials, losses)
     written = CODECS[key.family].encode(value, "", losses)
     return Encoded(dump(written), tuple(losses.found))
+
+
+def _note_identities(
+    record: SessionRecord, credentials: Credentials | None, losses: Losses
+) -> None:
+    """Baileys takes the device's own identity off the credentials; no session repeats it."""
+    ours = credentials.signed_identity_key.public[-32:] if credentials else None
+    for place, session in enumerate(record.sessions.values()):
+        local = session.index_info.local_identity_key
+        if local is not None:
+            path = f"_sessions[{place}].local_identity_key"
+            what = "Baileys reads the device's identity key off the credentials"
+            losses.note(path, what, derived=local[-32:] == ours)

@@ -126,6 +126,8 @@ def decode(key: Key, raw: bytes) -> Any:
     payload = raw[HEADER:]
     if _checksum(version, flags, key, payload) != raw[4:HEADER]:
         raise DecodeError("", "its checksum is wrong: it is damaged, or another record's")
+    if key.family not in _TYPED:
+        raise UnsupportedVersion("", "is of a family that this version does not know")
     if version not in range(VERSION, VERSION + 1) and version not in UPGRADES:
         raise DecodeError("", f"format version {version} was never written")
     for step in range(version, VERSION):

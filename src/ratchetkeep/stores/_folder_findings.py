@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ratchetkeep.errors import StoreUnreadable
 
-from .base import Finding
+from .base import Finding, counted
 
 if TYPE_CHECKING:
     from .directory import DirectoryStore
@@ -44,10 +44,10 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
         elif mode & 0o077 and not stat.S_ISDIR(mode):
             open_to_others += 1
     if open_to_others:
-        what = f"{open_to_others} files with keys can be read by other users"
+        what = f"{counted(open_to_others, 'file')} with keys can be read by other users"
         yield Finding("warning", store.path, what, f"chmod -R go= {store.path}")
-    if store.overlay:
-        what = f"{len(store.overlay)} files are behind the journal of an unclean stop"
+    if store.overlay and not store.is_live:
+        what = f"{counted(len(store.overlay), 'file')} behind the journal of an unclean stop"
         yield Finding("info", store.path, what, "Opening the device brings them up to date")
     if store.layout.manifest:
         yield from _manifest_findings(store)

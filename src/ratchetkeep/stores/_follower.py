@@ -7,7 +7,9 @@ written its new bytes are read from memory, so the owner never sees an old one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from ratchetkeep.errors import OwnershipLost
 
 from .disk import Disk
 from .journal import Entry
@@ -19,16 +21,20 @@ TEMPORARY = ".ratchetkeep.tmp"
 class Follower:
     """Pending files of ``folder``; all methods are thread-safe.
 
+    :param check: called before each file; raises OwnershipLost where they are no longer ours.
     :param background: write them at once, in a thread; else only when asked to settle.
     """
 
-    def __init__(self, disk: Disk, folder: str, *, background: bool) -> None:
+    def __init__(
+        self, disk: Disk, folder: str, *, check: Callable[[], None], background: bool
+    ) -> None:
+        self._check = check
         self._background = background
         self._disk = disk
         self._folder = folder
         self._pending: dict[str, bytes | None] = {}
         self._touched: set[str] = set()
-        self._failure: OSError | None = None
+        self._failure: OSError | OwnershipLost | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._stop = False
@@ -52,7 +58,7 @@ class Follower:
             return name in self._pending, self._pending.get(name)
 
     @property
-    def failure(self) -> OSError | None:
+    def failure(self) -> OSError | OwnershipLost | None:
         """Why files stay behind their journal, if they do."""
         return self._failure
 
@@ -60,9 +66,10 @@ class Follower:
         """Wait until every file is written, and sync them and their names.
 
         :raises OSError: if that cannot be done; the journal must then be kept.
+        :raises OwnershipLost: if they are no longer ours.
         """
         if not self._background:
-            self._write_all()
+            self.write_all()
         with self._changed:
             self._changed.wait_for(lambda: not self._pending or self._failure is not None)
             if self._failure is not None:
@@ -89,16 +96,17 @@ class Follower:
                 self._changed.wait_for(lambda: bool(self._pending) or self._stop)
                 if self._stop:
                     return
-            if not self._write_all():
+            if not self.write_all():
                 return
 
-    def _write_all(self) -> bool:
-        """Write what is pending; False if that failed."""
+    def write_all(self) -> bool:
+        """Write what is pending, not yet synced; False if that failed."""
         while (next_file := self._next()) is not None:
             name, data = next_file
             try:
+                self._check()
                 put_file(self._disk, self._folder, name, data)
-            except OSError as error:
+            except (OSError, OwnershipLost) as error:
                 with self._changed:
                     self._failure = error
                     self._changed.notify_all()

@@ -33,6 +33,7 @@ class Ownership:
         self.lock_path = lock_path
         self._lock = FileLock(lock_path, mode=0o600, thread_local=False, is_singleton=False)
         self._pid = 0
+        self._file = (0, 0)
 
     def take(self) -> None:
         """Become the owner.
@@ -52,8 +53,17 @@ class Ownership:
         except OSError as error:
             raise self._cannot_lock(str(error.strerror)) from None
         self._pid = os.getpid()
+        self._file = self._lock_file()
         with suppress(OSError):
             self._write_note()
+
+    def _lock_file(self) -> tuple[int, int]:
+        """Which file is under the lock's name now; (0, 0) for none."""
+        try:
+            found = os.lstat(self.lock_path)
+        except OSError:
+            return (0, 0)
+        return found.st_dev, found.st_ino
 
     def _cannot_lock(self, why: str) -> StoreUnreadable:
         remedy = "Make it writable, or open it with read_only=True"
@@ -68,12 +78,15 @@ class Ownership:
             json.dump(note, file)
 
     def check(self) -> None:
-        """Refuse to write in a process that is not the owner, such as a forked child.
+        """Refuse to write in a process that is not the owner: a forked child, or one whose lock
+        file somebody removed, so that another process may own the place by now.
 
         :raises OwnershipLost: there.
         """
         if os.getpid() != self._pid:
             raise OwnershipLost(self.place, "was opened by another process, which forked this one")
+        if self._lock_file() != self._file:
+            raise OwnershipLost(self.place, f"its lock file {self.lock_path.name} was removed")
 
     def holder(self) -> str:
         """Who owns the place now, in words; "" if nobody does. Changes nothing."""
@@ -99,9 +112,10 @@ class Ownership:
         if os.getpid() != self._pid:
             return
         self._pid = 0
-        for path in (self.note_path, self.lock_path):
-            with suppress(OSError):
-                path.unlink()
+        if self._lock_file() == self._file:  # else they are another owner's
+            for path in (self.note_path, self.lock_path):
+                with suppress(OSError):
+                    path.unlink()
         self._lock.release()
 
 
@@ -110,5 +124,5 @@ def read_holder(note_path: Path) -> str:
     try:
         note = json.loads(note_path.read_text()[:4096])
         return f"process {int(note['pid'])} on {note['host']!s:.80} since {note['since']!s:.40}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return ""

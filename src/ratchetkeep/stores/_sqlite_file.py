@@ -8,10 +8,12 @@ under its own name is always damage, never a store about to be made.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -57,6 +59,19 @@ BUSY_MILLISECONDS = 5000
 _HELD: dict[apsw.Connection, tuple[int, int]] = {}
 _GUARD = threading.RLock()
 
+
+def _in_forked_child() -> None:
+    """A child has its parent's connections, which SQLite forbids to use, and to close: the end of
+    the child would remove a log that is another process's by then. So they are never freed."""
+    global _GUARD
+    _GUARD = threading.RLock()
+    for connection in _HELD:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)
+
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 
 
@@ -80,11 +95,16 @@ def look(path: str) -> str:
     """
     try:
         with _GUARD:
-            if _identity(path) in _HELD.values():
+            found = os.stat(path)
+            if (found.st_dev, found.st_ino) in _HELD.values():
                 return "ours"
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                raise StoreDamaged(path, "is not a plain file")
             with Path(path).open("rb") as file:
                 header = file.read(100)
     except FileNotFoundError:
+        if os.path.lexists(path):
+            raise StoreDamaged(path, "is a link that leads nowhere") from None
         if _has_log(path):
             raise StoreDamaged(path, "is gone, but its write-ahead log is still there") from None
         return ""
@@ -115,12 +135,12 @@ def _has_log(path: str) -> bool:
 
 
 def disconnect(connection: apsw.Connection) -> None:
-    """Close a connection of this module."""
+    """Close a connection of this module. Where the disk fails meanwhile, the log stays behind; it
+    holds every commit, and the next one to open the file goes on with it."""
     with _GUARD:
-        try:
-            connection.close()
-        finally:
-            _HELD.pop(connection, None)
+        with suppress(apsw.Error):
+            connection.close(True)
+        _HELD.pop(connection, None)
 
 
 def require_ours(path: str, url: str) -> bool:

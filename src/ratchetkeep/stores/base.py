@@ -50,6 +50,11 @@ class Finding(NamedTuple):
     remedy: str
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Stage(Protocol):
     """A device that is being put together beside its place; nobody sees it before ``publish``."""
 

@@ -17,6 +17,7 @@ from ratchetkeep.errors import (
     DeviceExists,
     InvalidValue,
     NoDevice,
+    OwnershipLost,
     ReadOnly,
     StoreClosed,
     StoreDamaged,
@@ -35,7 +36,7 @@ from ._stage import FolderStage
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import Disk
 from .journal import Entry, Journal
-from .layouts import LAYOUTS, read_manifest, write_manifest
+from .layouts import LAYOUTS, Layout, read_manifest, write_manifest
 
 JOURNAL = ".ratchetkeep.journal"
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class DirectoryStore(Store):
     :param path: the folder.
     :param background: let the files follow their journal in a thread; else when closing.
     :ivar index: the records and their file names.
+    :ivar is_live: read-only: an owner has the folder open, so files may come and go.
     :ivar overlay: read-only: files that an unclean stop left in the journal alone.
     :ivar unlisted: records that the manifest lists and that have no file.
     """
@@ -73,11 +75,13 @@ class DirectoryStore(Store):
         self._lock = threading.RLock()
         self._state = "closed"
         self._failed = False
-        self._is_live = False
+        self.is_live = False
         self._reset()
 
     def _reset(self) -> None:
-        self._follower = Follower(self.disk, self.path, background=self._background)
+        self._follower = Follower(
+            self.disk, self.path, check=self._owner.check, background=self._background
+        )
         self.overlay: dict[str, bytes | None] = {}
         self.index = Index()
         self.unlisted: list[str] = []
@@ -125,7 +129,10 @@ class DirectoryStore(Store):
                 self._reset()
                 return
             try:
+                self._owner.check()
                 self._settle(end=True)
+            except OwnershipLost:
+                pass  # the next owner has carried out our journal; nothing here is ours any more
             finally:
                 self._follower.stop()
                 self._owner.release()
@@ -212,8 +219,8 @@ class DirectoryStore(Store):
         for commit in self._do(self._journal.read):
             latest.update(commit)
         # The journal of a folder that is in use is its owner's business.
-        self._is_live = not owner and bool(self._owner.holder())
-        if latest and not self._is_live:
+        self.is_live = not owner and bool(self._owner.holder())
+        if latest and not self.is_live:
             self._refuse_foreign_writes(latest)
         if owner:
             self._do(lambda: self._recover(latest))
@@ -235,8 +242,8 @@ class DirectoryStore(Store):
                         path,
                         "was changed by another program after an unclean stop, while commits "
                         f"wait in {JOURNAL}",
-                        f"Nothing was changed. To keep what that program wrote, move {JOURNAL} "
-                        "away; to keep the commits, put the older file back",
+                        "Nothing was changed. To keep what that program wrote, run `ratchetkeep "
+                        "repair --keep-files`; to keep the commits, put the older file back",
                     )
             except FileNotFoundError:
                 continue
@@ -245,13 +252,15 @@ class DirectoryStore(Store):
 
     def _recover(self, latest: Mapping[str, bytes | None]) -> None:
         """Finish what was committed, then remove what a crash left: it needs no command."""
+        # First of all: a file written over its old bytes could be left as a mix of both.
+        self.disk.unlink(f"{self.path}/{TEMPORARY}")
         for name, data in latest.items():
             put_file(self.disk, self.path, name, data)
         for name, data in latest.items():
             if data is not None:
                 self.disk.sync(f"{self.path}/{name}")
         names = self.disk.list(self.path)
-        leftovers = [name for name in names if name == TEMPORARY or is_leftover(name)]
+        leftovers = [name for name in names if is_leftover(name)]
         for name in leftovers:
             self.disk.unlink(f"{self.path}/{name}")
         if latest or leftovers:
@@ -261,7 +270,8 @@ class DirectoryStore(Store):
             self.disk.sync_folder(self.path)
 
     def _build_index(self) -> None:
-        names = {name for name in self.names() if self.layout.key_of(name)}
+        # A name that is spelled otherwise than its record's is some other file.
+        names = {name for name in self.names() if self._is_record(name)}
         names |= {n for n, data in self.overlay.items() if data is not None}
         names -= {n for n, data in self.overlay.items() if data is None}
         for key in self._listed():
@@ -278,6 +288,10 @@ class DirectoryStore(Store):
             guessed = self.layout.key_of(name)
             if guessed and name not in self.index.keys:
                 self.index.add(guessed, name)
+
+    def _is_record(self, name: str) -> bool:
+        key = self.layout.key_of(name)
+        return key is not None and _spelled(self.layout, key) == name
 
     def _listed(self) -> list[Key]:
         """The records that BaileysEx's manifest lists."""
@@ -314,7 +328,7 @@ class DirectoryStore(Store):
             raw = self._read_file(name)
             if raw is None:
                 with self._lock:
-                    if self.index.names.get(key) != name or self._is_live:
+                    if self.index.names.get(key) != name or self.is_live:
                         continue
                 raise StoreDamaged(f"{self.path}/{name}", "vanished while the device was open")
             found[key] = raw
@@ -392,9 +406,10 @@ class DirectoryStore(Store):
                     change.put(key, name, self.path)
                     files[name] = data
         if files and (change.is_of_ids or not self.has_manifest):
-            manifest = self.manifest_of(change.keys())
+            keys = list(change.keys())
+            manifest = self.manifest_of(keys)
             if manifest is not None:
-                files[self.layout.manifest] = manifest
+                files[self.layout.manifest] = manifest if keys else None
         return list(files.items()), change
 
     def _check_open(self, *, write: bool = False) -> None:
@@ -406,8 +421,12 @@ class DirectoryStore(Store):
             self._owner.check()
             failure = self._follower.failure
             if self._failed or failure is not None:
-                why = f": {failure.strerror}" if failure else ""
+                why = f": {failure}" if failure else ""
                 raise CommitFailed(self.url, f"an earlier write failed{why}")
+
+    def follow(self) -> None:
+        """Bring the files up to date with the journal now; for a store without a thread."""
+        self._follower.write_all()
 
     def manifest_of(self, keys: Iterable[Key]) -> bytes | None:
         """The manifest for ``keys``, or None where the library keeps none."""
@@ -425,9 +444,6 @@ class DirectoryStore(Store):
     def remove(self, device: str) -> None:
         with self._lock:
             self.apply(Prepared(device, dict.fromkeys(self.index.names)))
-            self._settle(end=True)
-            if self.layout.manifest:
-                self._do(lambda: self.disk.unlink(f"{self.path}/{self.layout.manifest}"))
         self.release(device)
         if not self.names():
             self._do(lambda: self.disk.remove_folder(self.path))
@@ -441,6 +457,13 @@ class DirectoryStore(Store):
             return action()
         except OSError as error:
             raise StoreUnreadable(self.url, f"cannot be used: {error.strerror}") from None
+
+
+def _spelled(layout: Layout, key: Key) -> str:
+    try:
+        return layout.file_name(key)
+    except InvalidValue:
+        return ""
 
 
 def _is_foreign(found: bytes, ours: Iterable[bytes | None]) -> bool:

@@ -85,7 +85,7 @@ class Journal:
         while (payload := _payload(raw, at, generation, len(commits))) is not None:
             try:
                 commits.append(_DECODER.decode(payload))
-            except (msgspec.MsgspecError, RecursionError):
+            except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
                 raise StoreDamaged(self.path, f"commit {len(commits)} cannot be read") from None
             at += FRAME_HEAD + len(payload)
         if _later_frame(raw, at, generation, len(commits)):

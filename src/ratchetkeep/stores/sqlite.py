@@ -66,14 +66,17 @@ class _File:
             raise
 
     @classmethod
+    def forget(cls) -> None:
+        """In a forked child: the files are its parent's. It must ask for them like anyone else."""
+        cls._open = {}
+        cls._guard = threading.RLock()
+
+    @classmethod
     def attach(cls, path: str, url: str, device: str, vfs: str | None) -> _File:
         """Open ``device`` in the file, which is opened with the first of its devices."""
         real = os.path.realpath(path)
         with cls._guard:
             file = cls._open.get(real)
-            if file is not None and file.owner.is_forked:
-                # A child process: the file is its parent's. It must ask for it like anyone else.
-                file = None
             if file is None:
                 file = cls._open[real] = cls(real, url, vfs)
             if device in file.devices:
@@ -96,6 +99,9 @@ class _File:
     def device_id(self, device: str) -> int | None:
         """The row of a device, or None."""
         return _device_id(self.connection, device)
+
+
+os.register_at_fork(after_in_child=_File.forget)
 
 
 def _device_id(connection: apsw.Connection, device: str) -> int | None:
@@ -280,7 +286,8 @@ class SqliteStore(Store):
             if problem != "ok":
                 remedy = "Restore it from a backup, or copy what can be read to a new store"
                 yield Finding("error", self.path, f"SQLite finds: {problem}", remedy)
-        for path in (self.path, self.path + "-wal"):
+        real = os.path.realpath(self.path)
+        for path in (real, real + "-wal"):
             try:
                 is_open = Disk().mode(path) & 0o077
             except FileNotFoundError:

@@ -268,11 +268,13 @@ class SimulatedDisk(Disk):
     # -- after a power cut
 
     def crashes(self, rng: random.Random, count: int) -> Iterator[SimulatedDisk]:
-        """Disks that a power cut now may leave: the four extremes, then random ones, ``count`` in
-        all."""
-        extremes = [(names, data) for names in (0.0, 1.0) for data in (0.0, 1.0)]
+        """``count`` disks that a power cut now may leave: about half of them have all or nothing of
+        the unsynced names and of the unsynced bytes, the others any mix."""
         for turn in range(count):
-            names, data = extremes[turn] if turn < 4 else (rng.random(), rng.random())
+            if turn % 2:
+                names, data = rng.random(), rng.random()
+            else:
+                names, data = float(rng.random() < 0.5), float(rng.random() < 0.5)
             yield self.after_power_cut(rng, names=names, data=data)
 
     def after_power_cut(
@@ -284,6 +286,12 @@ class SimulatedDisk(Disk):
         left._clock = self._clock
         left._root = _left_folder(self._root, {}, rng, names, data)
         return left
+
+    def replace_all(self, files: dict[str, bytes]) -> None:
+        """Hold these files of the root instead, all of them durable."""
+        self._root = _Folder()
+        for path, data in files.items():
+            self.adopt(path, data)
 
     def files(self) -> dict[str, bytes]:
         """All files by path, as a program sees them."""

@@ -57,7 +57,11 @@ class PowerCuts:
 
     :param running: gives the store that the commits run on.
     :param after: gives a store over what a power cut left.
-    :param per_step: how many states are tried at each step.
+    :param between: called with the store and a number after each commit: to let files follow,
+        say.
+    :param per_step: how many states are tried at a step.
+    :param every: power is cut at every so manieth step.
+    :param nested: the share of states in which power is cut again while they are opened.
     """
 
     def __init__(
@@ -67,14 +71,20 @@ class PowerCuts:
         commits: Sequence[Commit],
         *,
         credentials: Credentials,
+        between: Callable[[Any, int], None] | None = None,
         per_step: int = 6,
+        every: int = 1,
+        nested: float = 0.02,
         seed: int = 0,
     ) -> None:
         self._running = running
         self._after = after
         self._commits = commits
         self._credentials = credentials
+        self._between = between or (lambda store, number: None)
+        self._nested = nested
         self._per_step = per_step
+        self._every = every
         self._rng = random.Random(seed)
         self._expected: list[dict[Key, bytes] | None] = [None]
         self._done = 0
@@ -113,11 +123,14 @@ class PowerCuts:
             self._under_way = True
             commit.run(device)
             self._done, self._under_way = self._done + 1, False
+            self._between(store, self._done)
             then()
         device.close()
 
     def _cut(self, disk: SimulatedDisk, verb: str) -> None:
         self.survived.steps += 1
+        if self.survived.steps % self._every and verb != "closing":
+            return
         for state in disk.crashes(self._rng, self._per_step):
             self.survived.states += 1
             try:
@@ -130,11 +143,28 @@ class PowerCuts:
         allowed = [self._expected[self._done]]
         if self._under_way:
             allowed.append(self._expected[self._done + 1])
+        if self._rng.random() < self._nested:
+            self._cut_while_opening(state, allowed)
         first = self._open(state)
         if first not in allowed:
             raise AssertionError("a commit is torn, lost, or came back after it was undone")
         if self._open(state) != first:
             raise AssertionError("recovering changed what the store holds")
+
+    def _cut_while_opening(
+        self, state: SimulatedDisk, allowed: list[dict[Key, bytes] | None]
+    ) -> None:
+        """Recovering is itself a run that power may cut at any step."""
+
+        def cut(verb: str) -> None:
+            for again in state.crashes(self._rng, 2):
+                self.survived.states += 1
+                if self._open(again) not in allowed:
+                    raise AssertionError("a second power cut, while opening, breaks a commit")
+
+        state.on_step = cut
+        self._open(state)
+        state.on_step = None
 
     def _open(self, state: SimulatedDisk) -> dict[Key, bytes] | None:
         with self._after(state) as store:
