@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from _helpers import dead_pid
 from ratchetkeep import copy_device, open_device
 from ratchetkeep.testing import Holds, chaos
 from ratchetkeep.testing.faults import kill
@@ -149,6 +151,22 @@ def test_kills_while_a_copy_replaces_a_device(
             old.set({"lid-mapping": {"1": "of the old device"}, "device-list": {"1": ["0"]}})
         moment = Moment(seconds=0.05 * turn) if turn % 2 else killer.moment_at(CALLS[kind])
         kill_copy(killer, source, target, moment, whole=whole, overwrite=True)
+
+
+@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+def test_opening_sweeps_what_a_killed_replacement_left(kind: str, tmp_path: Path) -> None:
+    """A whole second set of the keys would lie beside the device until somebody copies again."""
+    url = place(kind, tmp_path)
+    open_device(url, create=True).close()
+    left, under_way = (
+        tmp_path / f".device.ratchetkeep-stage-{pid}-0a1b2c3d" for pid in (dead_pid(), os.getpid())
+    )
+    for staged in (left, under_way):
+        staged.mkdir(mode=0o700)
+        (staged / "creds.json").write_bytes(b"keys")
+    open_device(url).close()
+    assert not left.exists()
+    assert (under_way / "creds.json").exists()  # a copy that goes on is not disturbed
 
 
 # -- the harness itself: it must see what it is there for

@@ -43,6 +43,12 @@ def cuts(kind: str) -> Callable[[Path], None]:
     return check
 
 
+def many_cuts(tmp_path: Path) -> None:
+    """Power cuts at every step."""
+    # The moment that counts is one step of a run, so more states are tried at each.
+    power_cuts("baileys", few(), per_step=40, nested=0.0).run()
+
+
 def cuts_small_journal(tmp_path: Path) -> None:
     """Power cuts while the journal starts again."""
     with pytest.MonkeyPatch.context() as patch:
@@ -333,10 +339,10 @@ MUTANTS: list[tuple[str, Mutate, Check]] = [
     ("journal: its name is not synced", no_journal_name_sync, cuts("baileys")),
     ("journal: frames are not checked", no_frame_checksum, cuts("baileys")),
     ("journal: no new generation", no_new_generation, cuts_small_journal),
-    ("journal: removed before the files are synced", journal_removed_first, cuts("baileys")),
+    ("journal: removed before the files are synced", journal_removed_first, many_cuts),
     ("journal: none, files are written and synced", no_journal_at_all, cuts("baileys")),
-    ("closing: files are not synced", no_file_sync_when_settling, cuts("baileys")),
-    ("closing: names are not synced", no_name_sync_when_settling, cuts("baileys")),
+    ("closing: files are not synced", no_file_sync_when_settling, many_cuts),
+    ("closing: names are not synced", no_name_sync_when_settling, many_cuts),
     ("recovery: files are not synced", no_file_sync_when_recovering, cuts("baileys")),
     ("recovery: names are not synced", no_name_sync_when_recovering, cuts("baileys")),
     ("recovery: foreign writes are not seen", no_look_for_foreign_writes, foreign_writer),

@@ -75,7 +75,7 @@ class Follower:
             if self._failure is not None:
                 raise self._failure
             touched, self._touched = self._touched, set()
-        for name in touched:
+        for name in sorted(touched):
             path = f"{self._folder}/{name}"
             if self._disk.exists(path):
                 self._disk.sync(path)

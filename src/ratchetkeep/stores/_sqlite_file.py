@@ -165,6 +165,13 @@ def make(path: str) -> None:
         Disk().unlink(staged)
 
 
+def sweep_beside(path: str) -> None:
+    """Remove what killed copies to the file left: it holds keys."""
+    folder, name = os.path.split(os.path.abspath(path))
+    with suppress(OSError):
+        sweep(Disk(), folder, name + STAGE)
+
+
 def begin_staging(path: str) -> str:
     """Make an empty store beside ``path``, under a name of its own, which is given."""
     disk = Disk()

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -133,6 +134,14 @@ def sweep(disk: Disk, folder: str, prefix: str) -> None:
                 disk.remove_tree(path)
             else:
                 disk.unlink(path)
+
+
+def sweep_beside(disk: Disk, path: str) -> None:
+    """Remove what killed copies to the folder ``path`` left: it holds keys. Where the folder above
+    cannot be read or written, it stays."""
+    above, name = os.path.split(os.path.abspath(path))
+    with suppress(OSError):
+        sweep(disk, above, f".{name}{MARK}")
 
 
 def _is_alive(pid: int) -> bool:

@@ -32,7 +32,7 @@ from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, check_key
 from ._folder_findings import folder_findings, is_leftover
 from ._follower import TEMPORARY, Follower, put_file
 from ._index import Change, Index
-from ._stage import FolderStage
+from ._stage import FolderStage, sweep_beside
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import Disk
 from .journal import Entry, Journal
@@ -252,7 +252,8 @@ class DirectoryStore(Store):
 
     def _recover(self, latest: Mapping[str, bytes | None]) -> None:
         """Finish what was committed, then remove what a crash left: it needs no command."""
-        # First of all: a file written over its old bytes could be left as a mix of both.
+        sweep_beside(self.disk, self.path)
+        # Before any record: a file written over its old bytes could be left as a mix of both.
         self.disk.unlink(f"{self.path}/{TEMPORARY}")
         for name, data in latest.items():
             put_file(self.disk, self.path, name, data)

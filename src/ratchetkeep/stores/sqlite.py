@@ -60,6 +60,8 @@ class _File:
         try:
             if not sql.require_ours(path, url):
                 sql.make(path)
+            else:
+                sql.sweep_beside(path)
             self.connection = sql.connect(path, url, vfs=vfs)
         except BaseException:
             self.owner.release()
