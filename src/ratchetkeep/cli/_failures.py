@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -168,6 +169,9 @@ def guarded(command: Callable[P, int]) -> Callable[P, None]:
 def shielded() -> Iterator[None]:
     """Around everything: what comes before, after and between the commands."""
     out.prepare_streams()
+    # A service manager or a closed terminal ends a copy as Ctrl-C does: it cleans up first.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 import math
 from collections.abc import Mapping
@@ -49,6 +50,8 @@ def parse(raw: bytes | str) -> Any:
     """
     if len(raw) > MAX_BYTES:
         raise DecodeError("", f"more than {MAX_BYTES} bytes of JSON")
+    if isinstance(raw, bytes) and raw.startswith(codecs.BOM_UTF8):
+        raise DecodeError("", "begins with a byte order mark, which no client reads")
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
         return json.loads(

@@ -26,9 +26,9 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
     """Files that are no record, leftovers, modes, an unfinished journal, the manifest."""
     open_to_others = 0
     for name in sorted(store.names()):
-        path = f"{store.path}/{name}"
+        path = f"{store.shown}/{name}"
         try:
-            mode = store.disk.mode(path)
+            mode = store.disk.mode(f"{store.path}/{name}")
         except FileNotFoundError:
             continue  # its owner has removed it meanwhile
         except OSError as error:
@@ -45,16 +45,16 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
             open_to_others += 1
     if open_to_others:
         what = f"{counted(open_to_others, 'file')} with keys can be read by other users"
-        yield Finding("warning", store.path, what, f"chmod -R go= {store.path}")
+        yield Finding("warning", store.shown, what, f"chmod -R go= {store.shown}")
     if store.overlay and not store.is_live:
         what = f"{counted(len(store.overlay), 'file')} behind the journal of an unclean stop"
-        yield Finding("info", store.path, what, "Opening the device brings them up to date")
+        yield Finding("info", store.shown, what, "Opening the device brings them up to date")
     if store.layout.manifest:
         yield from _manifest_findings(store)
 
 
 def _manifest_findings(store: DirectoryStore) -> Iterator[Finding]:
-    place = f"{store.path}/{store.layout.manifest}"
+    place = f"{store.shown}/{store.layout.manifest}"
     if not store.has_manifest and len(store.index.names) > 1:
         what = "is missing; ids were read off the file names, which cannot show every id"
         yield Finding("warning", place, what, "The next commit writes it again")

@@ -86,7 +86,9 @@ class Ownership:
         if os.getpid() != self._pid:
             raise OwnershipLost(self.place, "was opened by another process, which forked this one")
         if self._lock_file() != self._file:
-            raise OwnershipLost(self.place, f"its lock file {self.lock_path.name} was removed")
+            raise OwnershipLost(
+                self.place, f"its lock file {self.lock_path.name} was moved or removed"
+            )
 
     def holder(self) -> str:
         """Who owns the place now, in words; "" if nobody does. Changes nothing."""

@@ -22,6 +22,7 @@ from ratchetkeep.errors import (
     CommitFailed,
     RatchetkeepError,
     StoreDamaged,
+    StoreInUse,
     StoreUnreadable,
     UnknownStore,
     UnsupportedVersion,
@@ -106,7 +107,12 @@ def look(path: str) -> str:
         if os.path.lexists(path):
             raise StoreDamaged(path, "is a link that leads nowhere") from None
         if _has_log(path):
-            raise StoreDamaged(path, "is gone, but its write-ahead log is still there") from None
+            remedy = (
+                f"If the file was renamed, rename it back: {os.path.basename(path)}-wal belongs to "
+                "it. Before a backup is put there, move the -wal and -shm files away"
+            )
+            what = "is gone, but its write-ahead log is still there"
+            raise StoreDamaged(path, what, remedy) from None
         return ""
     except IsADirectoryError:
         return "a folder"
@@ -132,6 +138,16 @@ def _has_log(path: str) -> bool:
         return os.stat(path + "-wal").st_size > 0
     except OSError:
         return False
+
+
+def require_one_name(path: str, url: str) -> None:
+    """Refuse a file that another process could open under another name, past our lock.
+
+    :raises StoreInUse: if it has a hard link.
+    """
+    if os.stat(path).st_nlink > 1:
+        what = "has another name (a hard link), under which another process could open it"
+        raise StoreInUse(url, what, "Remove the other name, or copy the file instead")
 
 
 def disconnect(connection: apsw.Connection) -> None:

@@ -31,7 +31,7 @@ class FolderStage:
         self._store = store
         self._disk = store.disk
         self._overwrite = overwrite
-        self._target = os.path.abspath(store.path)
+        self._target = store.path
         self._above, name = os.path.split(self._target)
         self._prefix = f".{name}{MARK}"
         self._folder = f"{self._above}/{staging_name(self._prefix)}"
@@ -60,7 +60,7 @@ class FolderStage:
     def write(self, changes: Mapping[Key, bytes]) -> None:
         change = Change(self._index)
         for key in changes:
-            change.put(key, self._store.layout.file_name(key), self._store.path)
+            change.put(key, self._store.layout.file_name(key), self._store.shown)
         change.enter()
         self._guard(lambda: self._write(changes))
 

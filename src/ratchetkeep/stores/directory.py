@@ -6,6 +6,7 @@ one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and go
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -39,6 +40,11 @@ from .journal import Entry, Journal
 from .layouts import LAYOUTS, Layout, read_manifest, write_manifest
 
 JOURNAL = ".ratchetkeep.journal"
+COMPAT_MANIFEST = ".baileys_ex_file_persistence.json"
+COMPAT = (
+    "is a folder of BaileysEx's compat JSON, which this version cannot read",
+    "In BaileysEx, migrate it to the native backend, then use baileysex:DIR",
+)
 T = TypeVar("T")
 
 # Beyond this the files are synced and the journal starts again, so that it stays small.
@@ -65,7 +71,9 @@ class DirectoryStore(Store):
     ) -> None:
         self.layout = LAYOUTS[kind]
         self.format = self.layout.format
-        self.path = path.rstrip("/") or "/"
+        # Absolute, since a program may change its folder; errors show what was asked for.
+        self.shown = path.rstrip("/") or "/"
+        self.path = os.path.abspath(path)
         self.kind = kind
         self.url = f"{kind}:{path}"
         self.disk = disk or Disk()
@@ -132,7 +140,9 @@ class DirectoryStore(Store):
                 self._owner.check()
                 self._settle(end=True)
             except OwnershipLost:
-                pass  # the next owner has carried out our journal; nothing here is ours any more
+                # Where the next owner has carried out our journal nothing is behind.
+                if self._journal.size:
+                    raise
             finally:
                 self._follower.stop()
                 self._owner.release()
@@ -174,9 +184,12 @@ class DirectoryStore(Store):
                 if self.disk.exists(self.path):
                     raise UnknownStore(self.url, "is not a folder")
                 return []
-            return self.disk.list(self.path)
+            found = self.disk.list(self.path)
         except OSError as error:
             raise StoreUnreadable(self.url, f"cannot be read: {error.strerror}") from None
+        if COMPAT_MANIFEST in found:
+            raise UnknownStore(self.url, *COMPAT)
+        return found
 
     def _traces(self, names: Iterable[str]) -> list[str]:
         """What names a device of any library, or what is left of one."""
@@ -194,11 +207,11 @@ class DirectoryStore(Store):
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         names = self.names()
         traces = self._traces(names)
-        if traces and not overwrite:
-            raise DeviceExists(self.url, "holds a device already")
         remedy = "Choose an empty place"
         if any(self._is_of_another_kind(name) for name in traces):
             raise DeviceExists(self.url, "holds a device in another library's format", remedy)
+        if traces and not overwrite:
+            raise DeviceExists(self.url, "holds a device already")
         if names and not traces:
             raise DeviceExists(self.url, "is a folder with other files in it", remedy)
 
@@ -235,11 +248,11 @@ class DirectoryStore(Store):
         commits = self._do(self._journal.read)
         for name in latest:
             ours = [data for commit in commits for each, data in commit if each == name]
-            path = f"{self.path}/{name}"
+            path, shown = f"{self.path}/{name}", f"{self.shown}/{name}"
             try:
                 if self.disk.modified(path) > written and _is_foreign(self.disk.read(path), ours):
                     raise StoreDamaged(
-                        path,
+                        shown,
                         "was changed by another program after an unclean stop, while commits "
                         f"wait in {JOURNAL}",
                         "Nothing was changed. To keep what that program wrote, run `ratchetkeep "
@@ -248,7 +261,7 @@ class DirectoryStore(Store):
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+                raise StoreUnreadable(shown, f"cannot be read: {error.strerror}") from None
 
     def _recover(self, latest: Mapping[str, bytes | None]) -> None:
         """Finish what was committed, then remove what a crash left: it needs no command."""
@@ -279,7 +292,7 @@ class DirectoryStore(Store):
             try:
                 name = self.layout.file_name(key)
             except InvalidValue as error:
-                place = f"{self.path}/{self.layout.manifest}"
+                place = f"{self.shown}/{self.layout.manifest}"
                 raise StoreDamaged(place, f"lists a record that {error.what}") from None
             if name in names:
                 self.index.add(key, name)
@@ -302,7 +315,7 @@ class DirectoryStore(Store):
         if raw is None:
             return []
         self.has_manifest = True
-        place = f"{self.path}/{self.layout.manifest}"
+        place = f"{self.shown}/{self.layout.manifest}"
         try:
             ids = read_manifest(raw)
         except DecodeError as error:
@@ -331,7 +344,7 @@ class DirectoryStore(Store):
                 with self._lock:
                     if self.index.names.get(key) != name or self.is_live:
                         continue
-                raise StoreDamaged(f"{self.path}/{name}", "vanished while the device was open")
+                raise StoreDamaged(f"{self.shown}/{name}", "vanished while the device was open")
             found[key] = raw
         return found
 
@@ -341,13 +354,13 @@ class DirectoryStore(Store):
             return data
         if name in self.overlay:
             return self.overlay[name]
-        path = f"{self.path}/{name}"
         try:
-            return self.disk.read(path)
+            return self.disk.read(f"{self.path}/{name}")
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
+            shown = f"{self.shown}/{name}"
+            raise StoreUnreadable(shown, f"cannot be read: {error.strerror}") from None
 
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
         self._check_open()
@@ -357,7 +370,7 @@ class DirectoryStore(Store):
 
     def where(self, device: str, key: Key) -> str:
         name = self.index.names.get(key)
-        return f"{self.path}/{name}" if name else super().where(device, key)
+        return f"{self.shown}/{name}" if name else super().where(device, key)
 
     # -- writing
 
@@ -404,7 +417,7 @@ class DirectoryStore(Store):
                         files[gone] = None
                 else:
                     name = self.layout.file_name(key)
-                    change.put(key, name, self.path)
+                    change.put(key, name, self.shown)
                     files[name] = data
         if files and (change.is_of_ids or not self.has_manifest):
             keys = list(change.keys())

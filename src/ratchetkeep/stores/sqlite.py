@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import apsw
 
@@ -21,6 +22,7 @@ from ratchetkeep.errors import (
     CommitFailed,
     DeviceExists,
     NoDevice,
+    OwnershipLost,
     ReadOnly,
     StoreClosed,
     StoreInUse,
@@ -62,10 +64,26 @@ class _File:
                 sql.make(path)
             else:
                 sql.sweep_beside(path)
+            sql.require_one_name(path, url)
             self.connection = sql.connect(path, url, vfs=vfs)
+            self._opened = _which(path)
         except BaseException:
             self.owner.release()
             raise
+
+    def check(self) -> None:
+        """Refuse to write where nobody would find it.
+
+        :raises OwnershipLost: if this process is not the owner, or the file is no longer under its
+            name: the log would stay behind under the old one.
+        """
+        self.owner.check()
+        if _which(self.path) != self._opened:
+            raise OwnershipLost(
+                self.url,
+                "its file was moved, removed or replaced while it was open",
+                "Put it back under its old name, with its -wal file, and open it again",
+            )
 
     @classmethod
     def forget(cls) -> None:
@@ -94,8 +112,9 @@ class _File:
                 return
             self._open.pop(self.path, None)
             try:
-                sql.disconnect(self.connection)
+                self.check()
             finally:
+                sql.disconnect(self.connection)
                 self.owner.release()
 
     def device_id(self, device: str) -> int | None:
@@ -104,6 +123,15 @@ class _File:
 
 
 os.register_at_fork(after_in_child=_File.forget)
+
+
+def _which(path: str) -> tuple[int, int]:
+    """Which file is under a name; (0, 0) for none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return found.st_dev, found.st_ino
 
 
 def _device_id(connection: apsw.Connection, device: str) -> int | None:
@@ -165,11 +193,18 @@ class SqliteStore(Store):
         try:
             with sql.mapped(self.url):
                 if not create and file.device_id(device) is None:
-                    raise NoDevice(self.url, f"holds no device {device!r}")
+                    raise self._no_device(file.connection, device)
         except BaseException:
             file.detach(device)
             raise
         self._files[device] = file
+
+    def _no_device(self, connection: apsw.Connection, device: str) -> NoDevice:
+        rows = connection.execute("SELECT name FROM devices ORDER BY 1 LIMIT 4").fetchall()
+        names = ", ".join(f"?device={quote(str(name))}" for (name,) in rows[:3])
+        more = ", and more" if len(rows) > 3 else ""
+        remedy = f"Name one of those it holds after the path: {names}{more}" if names else None
+        return NoDevice(self.url, f"holds no device {device!r}", remedy)
 
     def _make_folder(self) -> None:
         disk = Disk()
@@ -185,7 +220,7 @@ class SqliteStore(Store):
         try:
             with sql.mapped(self.url):
                 if _device_id(connection, device) is None:
-                    raise NoDevice(self.url, f"holds no device {device!r}")
+                    raise self._no_device(connection, device)
         except BaseException:
             sql.disconnect(connection)
             raise
@@ -240,7 +275,7 @@ class SqliteStore(Store):
                 self._apply(file, [b for b in batches if self._files[b.device] is file])
 
     def _apply(self, file: _File, batches: Iterable[Prepared]) -> None:
-        file.owner.check()
+        file.check()
         if file.failed:
             raise CommitFailed(self.url, "an earlier commit failed")
         try:
@@ -275,7 +310,7 @@ class SqliteStore(Store):
     def remove(self, device: str) -> None:
         file = self._writable(device)
         with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
-            file.owner.check()
+            file.check()
             with file.connection:
                 _clear(file.connection, file.device_id(device), and_entry=True)
         self.release(device)

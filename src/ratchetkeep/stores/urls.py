@@ -48,6 +48,8 @@ def parse(url: str | os.PathLike[str]) -> Target:
         raise UnknownStore(_shown(text), f"{kind!r} is no kind of store we know", HELP)
     path, device = _query(text, rest) if kind == "sqlite" else (rest, DEFAULT_DEVICE)
     path = path[2:] if path.startswith("//") else path
+    # A shell leaves ~ alone behind a colon.
+    path = os.path.expanduser(path) if path.startswith("~/") else path
     if not path and kind != "memory":
         raise UnknownStore(text, "names no path", HELP)
     return Target(kind, path, device)
@@ -123,7 +125,10 @@ def _detect(path: str) -> str:
         if not os.path.lexists(path):
             if path.endswith(SQLITE_SUFFIXES):
                 return "sqlite"
-            raise NoDevice(path, "nothing is there", f"Check the path. {HELP}")
+            hint = (
+                "?device= needs sqlite: before the path" if "?device=" in path else "Check the path"
+            )
+            raise NoDevice(path, "nothing is there", f"{hint}. {HELP}")
     except OSError as error:
         raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
     from ._sqlite_file import look
@@ -136,11 +141,9 @@ def _detect(path: str) -> str:
 
 def _detect_folder(path: str, names: set[str]) -> str:
     if _COMPAT_MANIFEST in names:
-        raise UnknownStore(
-            path,
-            "is a folder of BaileysEx's compat JSON, which this version cannot read",
-            "In BaileysEx, migrate it to the native backend, then use baileysex:DIR",
-        )
+        from .directory import COMPAT
+
+        raise UnknownStore(path, *COMPAT)
     if _MANIFEST in names or any(name.endswith(".etf") for name in names):
         return "baileysex"
     if "creds.json" in names or any(name.startswith("pre-key-") for name in names):
