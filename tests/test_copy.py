@@ -665,3 +665,17 @@ def test_confirm_sees_the_summary_before_anything_is_written(tmp_path: Path, sma
     summary = copy_device(small, f"baileysex:{tmp_path}/t", confirm=confirm)
     assert seen == [summary]
     assert CREDENTIALS.family not in summary.records
+
+
+def test_a_source_that_changes_during_the_copy_is_refused(tmp_path: Path) -> None:
+    """Half of another program's commit would be in the copy, which looks whole."""
+    folder = small_baileys(tmp_path / "src")
+
+    def change(step: str, done: int, total: int) -> None:
+        if step == "write" and done == 0:
+            raw = (folder / "creds.json").read_bytes()
+            (folder / "creds.json").write_bytes(raw.replace(b'"android"', b'"another"'))
+
+    with pytest.raises(StoreInUse, match="during the copy"):
+        copy_device(f"baileys:{folder}", f"sqlite:{tmp_path}/t.db", progress=change)
+    assert not (tmp_path / "t.db").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,10 +120,12 @@ def test_a_nested_transaction_keeps_the_outer_lock(device: Device) -> None:
     with device.transaction("a"):
         with device.transaction("a", "b"):
             pass
-        assert set(device._locks._holders) == {"a"}
-        with pytest.raises(InvalidValue), device.transaction("b"):
+        # What the inner one locked stays locked: its changes are not committed yet.
+        assert set(device._locks._holders) == {"a", "b"}
+        with pytest.raises(InvalidValue), device.transaction("c"):
             device.set({"session": {"1": 1}})
-        assert set(device._locks._holders) == {"a"}
+        assert set(device._locks._holders) == {"a", "b", "c"}
+    assert set(device._locks._holders) == set()
     assert device._locks._holders == {}
 
 
@@ -331,3 +334,44 @@ def test_a_wrong_member_of_a_file_is_damage(tmp_path: Path) -> None:
     (tmp_path / "auth" / "creds.etf").write_bytes(raw)
     with pytest.raises(StoreDamaged):
         open_device(url)
+
+
+def test_other_commits_do_not_turn_the_credentials_back(device: Device) -> None:
+    """A commit of records that ran beside a save would bring the old credentials back into memory,
+    and the next save would write them."""
+    stop = threading.Event()
+
+    def commit() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            device.set({"lid-mapping": {str(number % 9): str(number)}})
+
+    others = [threading.Thread(target=commit) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for number in range(100, 250):
+            device.save_credentials(device.credentials.replace(next_pre_key_id=number))
+            assert device.credentials.next_pre_key_id == number
+    finally:
+        stop.set()
+        for other in others:
+            other.join()
+
+
+def test_an_inner_lock_is_kept_until_the_outer_commit(device: Device) -> None:
+    """Another thread would read what the outer transaction is about to change: a lost update."""
+
+    def count() -> None:
+        with device.transaction("n"):
+            held = device.get("lid-mapping", ["n"]).get("n", "0")
+            device.set({"lid-mapping": {"n": str(int(held) + 1)}})
+
+    other = threading.Thread(target=count)
+    with device.transaction():
+        count()
+        other.start()
+        other.join(0.2)
+    other.join()
+    assert device.get("lid-mapping", ["n"]) == {"n": "2"}

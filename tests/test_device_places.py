@@ -16,9 +16,11 @@ from ratchetkeep import (
     DeviceExists,
     InvalidValue,
     NoDevice,
+    OwnershipLost,
     RatchetkeepError,
     StoreClosed,
     StoreDamaged,
+    StoreInUse,
     UnknownStore,
     open_device,
     open_store,
@@ -287,3 +289,40 @@ def test_paths_of_the_operating_system_are_taken(tmp_path: Path) -> None:
         assert device.ids("session") == []
     assert (tmp_path / "new folder").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "new folder" / "a.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_was_moved_while_open_takes_no_more(tmp_path: Path) -> None:
+    """Commits would be acknowledged into a log that nobody finds again."""
+    device = open_device(f"sqlite:{tmp_path}/a.db", create=True)
+    (tmp_path / "a.db").rename(tmp_path / "b.db")
+    with pytest.raises(OwnershipLost):
+        device.set({"lid-mapping": {"1": "2"}})
+    with pytest.raises(OwnershipLost):
+        device.close()
+    (tmp_path / "b.db").rename(tmp_path / "a.db")
+    with open_device(f"sqlite:{tmp_path}/a.db") as again:
+        again.set({"lid-mapping": {"1": "2"}})
+
+
+def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+    """Two processes would own one file, each under its own name."""
+    open_device(f"sqlite:{tmp_path}/a.db", create=True).close()
+    (tmp_path / "b.db").hardlink_to(tmp_path / "a.db")
+    with pytest.raises(StoreInUse, match="hard link"):
+        open_device(f"sqlite:{tmp_path}/b.db")
+
+
+def test_a_relative_folder_is_found_after_changing_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that changes its folder would leave its device's files behind the journal."""
+    monkeypatch.chdir(tmp_path)
+    device = open_device("baileys:d", create=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    device.set({"lid-mapping": {"1": "2"}})
+    device.close()
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {
+        "creds.json",
+        "lid-mapping-1.json",
+    }

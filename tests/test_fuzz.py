@@ -53,7 +53,7 @@ class Bytes(Disk):
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def read(self, path: str) -> bytes:
+    def read_large(self, path: str) -> bytes:
         return self.data
 
 

@@ -281,7 +281,7 @@ def test_an_unreadable_journal_is_not_absence(
 ) -> None:
     """Acknowledged commits would be passed over, and the next ones written over them."""
     crashed, wanted = crashed_with_commits(kind, folder)
-    read = Disk.read
+    read = Disk.read_large
 
     def failing(self: Disk, path: str) -> bytes:
         if path.endswith(JOURNAL):
@@ -289,7 +289,7 @@ def test_an_unreadable_journal_is_not_absence(
         return read(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Disk, "read", failing)
+        patch.setattr(Disk, "read_large", failing)
         for create in (False, True):
             with pytest.raises(StoreUnreadable):
                 open_device(f"{kind}:{crashed}", create=create)

@@ -130,7 +130,8 @@ def forked_writer(tmp_path: Path) -> None:
 
 def lost_lock(tmp_path: Path) -> None:
     """An owner whose lock file somebody removed."""
-    with open_device(f"baileys:{tmp_path}/x", create=True) as device:
+    open_device(f"baileys:{tmp_path}/x", create=True).close()
+    with open_device(f"baileys:{tmp_path}/x") as device:
         (tmp_path / "x" / ".ratchetkeep.lock").unlink()
         with pytest.raises(OwnershipLost):
             device.set({"lid-mapping": {"1": "2"}})

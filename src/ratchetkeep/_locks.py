@@ -39,7 +39,7 @@ class KeyLocks:
                     self._changed.wait()
                 self._holders.update(dict.fromkeys(wanted, holder))
             finally:
-                del self._waiting[holder]
+                self._waiting.pop(holder, None)
             return wanted
 
     def give_back(self, names: Iterable[str]) -> None:
@@ -54,7 +54,7 @@ class KeyLocks:
 
     def _is_deadlock(self, holder: object) -> bool:
         seen: set[object] = set()
-        todo = self._blockers(self._waiting[holder])
+        todo = self._blockers(self._waiting.get(holder, ()))
         while todo:
             other = todo.pop()
             if other is holder:

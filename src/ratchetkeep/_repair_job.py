@@ -38,15 +38,18 @@ class Repair:
 class Job:
     """Collects the repairs, and keeps a copy of what they replace."""
 
-    def __init__(self, target: str, *, dry_run: bool) -> None:
+    def __init__(self, target: str, *, shown: str, dry_run: bool) -> None:
         self.target = target
+        self._shown = shown
         self.dry_run = dry_run
         self.disk = Disk()
         self.repairs: list[Repair] = []
         self._folder = ""
 
     def note(self, place: str, what: str, kept: str = "") -> None:
-        """Report a repair."""
+        """Report a repair; places in the target are shown as its user named it."""
+        if place == self.target or place.startswith(self.target + "/"):
+            place = self._shown + place[len(self.target) :]
         self.repairs.append(Repair(place, what, kept))
 
     @contextmanager

@@ -6,6 +6,7 @@ put together beside the target, read back, and published in one step. The source
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -88,6 +89,7 @@ class _Survey:
 
     credentials: Credentials
     keys: list[Key] = field(default_factory=list)
+    digests: dict[Key, bytes] = field(default_factory=dict)
     size: int = 0
     losses: list[tuple[Key, Loss]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -132,6 +134,7 @@ def copy_device(
                 return summary
             with store.stage(target.device, overwrite=overwrite) as stage:
                 _write(reader, source.device, store, stage, survey, report)
+                _refuse_owner(reader, source.device)
                 stage.publish()
             return summary
     finally:
@@ -157,13 +160,17 @@ def _reading(source: urls.Target) -> Iterator[Store]:
     store = urls.open_target(source)
     try:
         store.acquire(source.device, read_only=True, create=False)
-        holder = "" if store.reads_snapshots else store.holder(source.device)
-        if holder:
-            what = f"is being written by {holder}, so it cannot be read as a whole"
-            raise StoreInUse(store.url, what, "Stop that program first", holder=holder)
+        _refuse_owner(store, source.device)
         yield store
     finally:
         store.close()
+
+
+def _refuse_owner(store: Store, device: str) -> None:
+    holder = "" if store.reads_snapshots else store.holder(device)
+    if holder:
+        what = f"is being written by {holder}, so it cannot be read as a whole"
+        raise StoreInUse(store.url, what, "Stop that program first", holder=holder)
 
 
 def _survey(reader: Store, device: str, target: Store, report: Progress) -> _Survey:
@@ -180,7 +187,9 @@ def _survey(reader: Store, device: str, target: Store, report: Progress) -> _Sur
     for done, key in enumerate(keys):
         if done % CHUNK == 0:
             report("check", done, len(keys))
-        value = reader.decode(device, key, _read_one(reader, device, key))
+        raw = _read_one(reader, device, key)
+        survey.digests[key] = _digest(raw)
+        value = reader.decode(device, key, raw)
         findings = list(checker.check(key, value))
         survey.findings.extend(findings)
         if key == CREDENTIALS:
@@ -217,14 +226,26 @@ def _write(
         report("write", start, len(survey.keys))
         written: dict[Key, bytes] = {}
         for key in survey.keys[start : start + CHUNK]:
-            value = reader.decode(device, key, _read_one(reader, device, key))
+            raw = _read_one(reader, device, key)
+            if _digest(raw) != survey.digests[key]:
+                raise _changed(reader, device, key)
+            value = reader.decode(device, key, raw)
             data = store.encode(key, value, survey.credentials).data
             if data is None:
-                raise StoreDamaged(reader.where(device, key), "changed while it was copied")
+                raise _changed(reader, device, key)
             written[key] = data
         stage.write(written)
         _compare(store, stage, survey.credentials, written)
     report("write", len(survey.keys), len(survey.keys))
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.blake2b(raw, digest_size=16).digest()
+
+
+def _changed(reader: Store, device: str, key: Key) -> StoreInUse:
+    what = "was changed by another program during the copy"
+    return StoreInUse(reader.where(device, key), what, "Stop that program, then copy again")
 
 
 def _compare(

@@ -40,6 +40,7 @@ class Transaction:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._pending: dict[Key, Any] = {}
+        self._held: set[str] = set()
         self._has_ended = False
 
     def _check_running(self) -> None:
@@ -177,7 +178,8 @@ class Device:
         self._check_open()
         outer = self._running()
         transaction = outer or Transaction(self)
-        taken = self._locks.take(transaction, keys)
+        # What an inner one locks stays locked until its changes are committed, with the outer one.
+        transaction._held |= self._locks.take(transaction, keys)
         try:
             if outer:
                 with outer._savepoint():
@@ -191,7 +193,8 @@ class Device:
                 self._current.reset(token)
             self._commit(transaction._pending)
         finally:
-            self._locks.give_back(taken)
+            if not outer:
+                self._locks.give_back(transaction._held)
 
     def ids(self, family: str) -> list[str]:
         """All ids of a family, sorted; inside a transaction, with its changes.
@@ -282,7 +285,8 @@ class Device:
         prepared = self._store.prepare(self._name, changes, credentials)
         with self._order:
             self._store.apply(prepared)
-            self._credentials = credentials
+            if CREDENTIALS in changes:
+                self._credentials = credentials
             for key, value in changes.items():
                 data = prepared.changes[key]
                 self._cache.put(key, ABSENT if value is None else value, len(data or b""))

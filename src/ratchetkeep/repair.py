@@ -40,7 +40,8 @@ def repair_device(
     target = urls.parse(url)
     # SQLite's own files, and our lock, stand beside the file that a link leads to.
     path = (os.path.realpath if target.kind == "sqlite" else os.path.abspath)(target.path)
-    job = Job(path, dry_run=dry_run)
+    shown = path if target.kind == "sqlite" else target.path.rstrip("/")
+    job = Job(path, shown=shown, dry_run=dry_run)
     try:
         if target.kind == "sqlite":
             # Imported only when asked for: a folder user pays nothing for SQLite.

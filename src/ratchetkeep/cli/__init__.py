@@ -13,7 +13,7 @@ Every command ends with one of these exit codes:
   7  the target cannot hold it, or a newer version wrote it
   8  a write failed; none of it counts
  70  a bug in ratchetkeep
-130  interrupted, by Ctrl-C or a signal to end
+130  interrupted
 ===  ===============================================================================
 
 Errors go to stderr as ``error: <place>: <what>`` and ``next:  <remedy>``; with ``--json`` as

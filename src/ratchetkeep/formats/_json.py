@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.model import Foreign, FrozenDict
-from ratchetkeep.model._checks import Refused, free, kind_of
+from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
 from ._shape import ABSENT, PRIVATE, Leaf, Losses
 
@@ -118,6 +118,8 @@ def to_buffer(data: bytes) -> dict[str, str]:
 
 def from_free(raw: Any, depth: int = 0) -> Any:
     """A value of no fixed shape; Buffer objects become bytes if they come back the same."""
+    if depth > MAX_DEPTH:
+        raise Refused(f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(raw, dict):
         if set(raw) == {"type", "data"} and raw["type"] == "Buffer":
             try:

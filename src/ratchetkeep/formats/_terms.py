@@ -14,7 +14,7 @@ from typing import Any
 
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.model import Foreign, FrozenDict
-from ratchetkeep.model._checks import Refused, free, kind_of
+from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
 from . import etf
 from ._json import from_base64, to_base64
@@ -133,6 +133,8 @@ def _carried(rest: Mapping[str, Any]) -> tuple[tuple[Any, Any], ...]:
 def from_free(term: Any, depth: int = 0) -> Any:
     """A term of no fixed shape. Binaries that are UTF-8 become text, others bytes; what has no
     counterpart in the model is carried as ETF."""
+    if depth > MAX_DEPTH:
+        raise Refused(f"nested deeper than {MAX_DEPTH} levels")
     if isinstance(term, etf.Atom):
         return _CONSTANTS[term] if term in _CONSTANTS else _foreign(term)
     if type(term) in (int, float):

@@ -135,9 +135,9 @@ def decode(key: Key, raw: bytes) -> Any:
     try:
         value = _decode_payload(key, flags, payload)
         return value if key == CREDENTIALS else check_record(key, value)
-    except (msgspec.MsgspecError, InvalidValue, ValueError, TypeError, RecursionError) as error:
+    except (msgspec.MsgspecError, InvalidValue, ValueError, TypeError, RecursionError):
         # Never the error's own text: it may quote what it stumbled on.
-        raise DecodeError("", f"its members are not those of a {key.family} record") from error
+        raise DecodeError("", f"its members are not those of a {key.family} record") from None
 
 
 def _decode_payload(key: Key, flags: int, payload: bytes) -> Any:

@@ -49,7 +49,10 @@ class Follower:
                 self._thread = threading.Thread(
                     target=self._run, name="ratchetkeep-files", daemon=True
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no thread to be had, or the interpreter is ending
+                    self._thread, self._background = None, False
             self._changed.notify_all()
 
     def look(self, name: str) -> tuple[bool, bytes | None]:
@@ -106,8 +109,10 @@ class Follower:
             try:
                 self._check()
                 put_file(self._disk, self._folder, name, data)
-            except (OSError, OwnershipLost) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, closing must not wait for ever
                 with self._changed:
+                    if not isinstance(error, OSError | OwnershipLost):
+                        error = OSError(0, type(error).__name__)
                     self._failure = error
                     self._changed.notify_all()
                 return False

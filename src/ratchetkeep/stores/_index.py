@@ -14,20 +14,23 @@ class Index:
 
     :ivar names: file name by key.
     :ivar keys: the owning key by file name.
+    :ivar contested: names that several keys share.
     """
 
     def __init__(self) -> None:
         self.names: dict[Key, str] = {}
         self.keys: dict[str, Key] = {}
+        self.contested: set[str] = set()
 
     def add(self, key: Key, name: str) -> None:
         """Enter a record that was found."""
         self.names[key] = name
-        self.keys.setdefault(name, key)
+        if self.keys.setdefault(name, key) != key:
+            self.contested.add(name)
 
     def shared(self) -> Iterator[Key]:
         """Keys whose file is owned by another key."""
-        return (key for key, name in self.names.items() if self.keys[name] != key)
+        return (key for key, name in self.names.items() if self.keys.get(name) != key)
 
 
 class Change:
@@ -47,7 +50,7 @@ class Change:
         :raises NameCollision: if another id owns the file.
         """
         owner = self._owner(name)
-        if owner not in (None, key):
+        if owner not in (None, key) or name in self._index.contested:
             raise NameCollision(f"{folder}/{name}", f"holds {owner}, so it cannot hold {key} too")
         self._owners[name] = key
         self.names[key] = name
@@ -55,8 +58,11 @@ class Change:
     def drop(self, key: Key) -> str | None:
         """Remove a record; its file name, or None if there is no file of its own."""
         name = self.names.get(key, self._index.names.get(key))
-        if name is None or self._owner(name) != key:
+        if name is None:
             return None
+        if name in self._index.contested:
+            what = "stands for several ids, so none of them can be removed alone"
+            raise NameCollision(name, what)
         self._owners[name] = None
         self.names[key] = None
         return name

@@ -32,10 +32,11 @@ from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, check_key
 
 from ._folder_findings import folder_findings, is_leftover
 from ._follower import TEMPORARY, Follower, put_file
+from ._foreign import is_foreign
 from ._index import Change, Index
 from ._stage import FolderStage, sweep_beside
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
-from .disk import Disk
+from .disk import MAX_FILE, Disk
 from .journal import Entry, Journal
 from .layouts import LAYOUTS, Layout, read_manifest, write_manifest
 
@@ -49,9 +50,6 @@ T = TypeVar("T")
 
 # Beyond this the files are synced and the journal starts again, so that it stays small.
 JOURNAL_LIMIT = 8 * 1024 * 1024
-
-# What a disk writes at once, whatever the file system.
-SECTOR = 512
 
 
 class DirectoryStore(Store):
@@ -77,7 +75,6 @@ class DirectoryStore(Store):
         self.kind = kind
         self.url = f"{kind}:{path}"
         self.disk = disk or Disk()
-        self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}")
         self._background = background
         self._owner = self.disk.ownership(self.url, self.path)
         self._lock = threading.RLock()
@@ -87,6 +84,7 @@ class DirectoryStore(Store):
         self._reset()
 
     def _reset(self) -> None:
+        self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}")
         self._follower = Follower(
             self.disk, self.path, check=self._owner.check, background=self._background
         )
@@ -101,6 +99,10 @@ class DirectoryStore(Store):
         return [DEFAULT_DEVICE] if self._traces(self.names()) else []
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
+        with self._lock:
+            self._acquire(device, read_only=read_only, create=create)
+
+    def _acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         if device != DEFAULT_DEVICE:
             raise NoDevice(self.url, f"a folder holds one device, {DEFAULT_DEVICE!r}")
         if self._state != "closed":
@@ -250,7 +252,7 @@ class DirectoryStore(Store):
             ours = [data for commit in commits for each, data in commit if each == name]
             path, shown = f"{self.path}/{name}", f"{self.shown}/{name}"
             try:
-                if self.disk.modified(path) > written and _is_foreign(self.disk.read(path), ours):
+                if self.disk.modified(path) > written and is_foreign(self.disk.read(path), ours):
                     raise StoreDamaged(
                         shown,
                         "was changed by another program after an unclean stop, while commits "
@@ -379,7 +381,10 @@ class DirectoryStore(Store):
             self.layout.file_name(key)
         except InvalidValue as error:
             return Encoded(None, (Loss("", error.what, False),))
-        return super().encode(key, value, credentials)
+        made = super().encode(key, value, credentials)
+        if made.data is not None and len(made.data) > MAX_FILE:
+            return Encoded(None, (Loss("", f"has over {MAX_FILE} bytes", False),))
+        return made
 
     def prepare(
         self, device: str, changes: Mapping[Key, object], credentials: Credentials | None
@@ -478,18 +483,3 @@ def _spelled(layout: Layout, key: Key) -> str:
         return layout.file_name(key)
     except InvalidValue:
         return ""
-
-
-def _is_foreign(found: bytes, ours: Iterable[bytes | None]) -> bool:
-    """True unless the bytes are one of ours, or what a power cut may leave of one that was never
-    synced: cut short, or with sectors of zeros."""
-    return not any(data is not None and _is_left_of(found, data) for data in ours)
-
-
-def _is_left_of(found: bytes, data: bytes) -> bool:
-    parts = range(0, len(found), SECTOR)
-    return len(found) <= len(data) and all(
-        found[at : at + SECTOR] == data[at : min(at + SECTOR, len(found))]
-        or not any(found[at : at + SECTOR])
-        for at in parts
-    )

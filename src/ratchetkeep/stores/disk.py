@@ -57,12 +57,19 @@ class Disk:
         os.mkdir(path, 0o700)
         self.sync_folder(above)
 
+    def read_large(self, path: str) -> bytes:
+        """All bytes of a file of ours, which may be larger than a record."""
+        return self._read(path, 1 << 36)
+
     def read(self, path: str) -> bytes:
         """All bytes of a plain file; a link in its place is an error."""
+        return self._read(path, MAX_FILE)
+
+    def _read(self, path: str, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             size = os.fstat(descriptor).st_size
-            if size > MAX_FILE:
+            if size > limit:
                 raise OSError(errno.EFBIG, "larger than any record")
             parts = []
             while part := os.read(descriptor, max(size + 1, 65536)):

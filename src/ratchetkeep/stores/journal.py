@@ -13,6 +13,7 @@ marks where frames begin, so that one behind a damaged one is still found.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ MAGIC = b"RKJ"
 VERSION = 1
 HEADER = 32
 FRAME_HEAD = 44
+MAX_PAYLOAD = 1 << 32
 
 Entry = tuple[str, bytes | None]
 _DECODER = msgpack.Decoder(list[Entry])
@@ -63,18 +65,18 @@ class Journal:
         :raises OSError: if it cannot be read.
         """
         try:
-            raw = self.disk.read(self.path)
+            raw = self.disk.read_large(self.path)
         except FileNotFoundError:
             return []
         if len(raw) < HEADER:
-            # A first commit that never finished: the header is written with it.
+            # It was never finished: the header is synced before the first commit.
             return []
         if raw[:3] == MAGIC and raw[3] > VERSION:
             raise UnsupportedVersion(self.path, f"is in journal version {raw[3]}")
         generation = raw[4:20]
         if raw[:HEADER] != _header(generation):
-            # Headers are synced alone; only the very first is written with a frame behind it.
-            if not any(raw[:HEADER]):
+            # A header is synced before the first commit, so a journal without one has none.
+            if not any(raw):
                 return []
             raise StoreDamaged(self.path, "the journal's header is damaged")
         return self._frames(raw, generation)
@@ -95,15 +97,14 @@ class Journal:
     def append(self, entries: Sequence[Entry]) -> None:
         """Make one commit durable. On OSError its outcome is unknown until it is read again."""
         is_new = not self._generation
+        payload = msgpack.encode(entries)
+        if len(payload) >= MAX_PAYLOAD:
+            raise OSError(errno.EFBIG, "more than a commit can hold")
         if is_new:
-            self._generation = secrets.token_bytes(16)
-        frame = _frame(self._generation, self._number, msgpack.encode(entries))
-        if is_new:
-            self.disk.write_at(self.path, 0, _header(self._generation) + frame)
+            self.restart()
             self.disk.sync_folder(self.path.rpartition("/")[0] or ".")
-            self.size = HEADER
-        else:
-            self.disk.write_at(self.path, self.size, frame)
+        frame = _frame(self._generation, self._number, payload)
+        self.disk.write_at(self.path, self.size, frame)
         self.size += len(frame)
         self._number += 1
 

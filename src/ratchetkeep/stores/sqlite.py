@@ -78,6 +78,9 @@ class _File:
             name: the log would stay behind under the old one.
         """
         self.owner.check()
+        self._check_name()
+
+    def _check_name(self) -> None:
         if _which(self.path) != self._opened:
             raise OwnershipLost(
                 self.url,
@@ -111,11 +114,9 @@ class _File:
             if self.devices or self.owner.is_forked:
                 return
             self._open.pop(self.path, None)
-            try:
-                self.check()
-            finally:
-                sql.disconnect(self.connection)
-                self.owner.release()
+            sql.disconnect(self.connection)
+            self.owner.release()
+            self._check_name()
 
     def device_id(self, device: str) -> int | None:
         """The row of a device, or None."""
@@ -426,6 +427,13 @@ class _SqliteStage:
 
     def publish(self) -> None:
         with self._mapped():
+            if self._file is not None:
+                self._file.check()
+            else:
+                self._owner.check()
+                if sql.look(os.path.realpath(self._store.path)):
+                    what = "was made by another program meanwhile"
+                    raise DeviceExists(self._store.url, what)
             self._connection.execute("COMMIT")
             if self._file is None:
                 sql.disconnect(self._connection)

@@ -35,8 +35,8 @@ def parse(url: str | os.PathLike[str]) -> Target:
     :raises UnknownStore: if it names none, saying what was found.
     :raises NoDevice: for a bare path with nothing there.
     """
-    text = os.fspath(url)
-    if not _is_text(text):
+    text = os.fsdecode(url)
+    if not _is_text(text) or "\0" in text:
         shown = text.encode("utf-8", "replace").decode()
         raise UnknownStore(_shown(shown), "is not UTF-8 text", "Rename it, or use another path")
     kind, mark, rest = text.partition(":")
@@ -50,6 +50,8 @@ def parse(url: str | os.PathLike[str]) -> Target:
     path = path[2:] if path.startswith("//") else path
     # A shell leaves ~ alone behind a colon.
     path = os.path.expanduser(path) if path.startswith("~/") else path
+    if kind == "sqlite" and path == ":memory:":
+        raise UnknownStore(text, "is no file", "For tests use memory:NAME")
     if not path and kind != "memory":
         raise UnknownStore(text, "names no path", HELP)
     return Target(kind, path, device)

@@ -151,6 +151,9 @@ class SimulatedDisk(Disk):
         self._enter("read")
         return bytes(self._file(path).data)
 
+    def read_large(self, path: str) -> bytes:
+        return self.read(path)
+
     def modified(self, path: str) -> int:
         return self._file(path).modified
 
