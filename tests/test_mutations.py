@@ -251,7 +251,7 @@ def no_journal_at_all(patch: Patch) -> None:
 
 
 def no_look_for_foreign_writes(patch: Patch) -> None:
-    patch.setattr(DirectoryStore, "_refuse_foreign_writes", lambda self, latest: None)
+    patch.setattr(DirectoryStore, "_refuse_foreign_writes", lambda self, commits: None)
 
 
 def sqlite_setting(setting: str) -> Callable[[Patch], None]:

@@ -69,11 +69,10 @@ class Folder(DirectoryStore):
         path = self._journal.path
         if JOURNAL not in self.names():
             return
-        latest: dict[str, bytes | None] = {}
-        for commit in self._do(self._journal.read):
-            latest.update(commit)
+        commits = self._do(self._journal.read)
+        latest = {name: data for commit in commits for name, data in commit}
         try:
-            self._refuse_foreign_writes(latest)
+            self._refuse_foreign_writes(commits)
         except StoreUnreadable:
             raise
         except StoreDamaged:

@@ -28,7 +28,18 @@ from ratchetkeep.model import (
 )
 from ratchetkeep.model._checks import Refused, kind_of
 
-from ._json import BASE64, INT, OBJECT, dump, from_base64, from_buffer, parse, to_buffer
+from ._json import (
+    BASE64,
+    INT,
+    OBJECT,
+    dump,
+    from_base64,
+    from_buffer,
+    from_either,
+    parse,
+    to_base64,
+    to_buffer,
+)
 from ._shape import Codec, Leaf, Losses, Many, Member, Shape
 
 VERSION = "v1"
@@ -39,7 +50,7 @@ def prefixed(public: bytes) -> bytes:
     return public if len(public) == 33 else b"\x05" + public
 
 
-PUBLIC = Leaf(from_base64, lambda public: BASE64.encode(prefixed(public), "", Losses()))
+PUBLIC = Leaf(from_base64, lambda public: to_base64(prefixed(public)))
 
 
 class ByKey:
@@ -178,20 +189,16 @@ def _with_times(record: SessionRecord) -> SessionRecord:
     return record.replace(sessions=timed)
 
 
-def _inner(raw: Any) -> bytes:
-    return from_base64(raw) if isinstance(raw, str) else from_buffer(raw)
-
-
 # ``JSON.stringify`` without a replacer: what Buffer.toJSON gives.
-ARRAY = Leaf(_inner, lambda data: {"type": "Buffer", "data": list(data)})
-ARRAY_PUBLIC = Leaf(_inner, lambda data: {"type": "Buffer", "data": list(prefixed(data))})
+ARRAY = Leaf(from_either, lambda data: {"type": "Buffer", "data": list(data)})
+ARRAY_PUBLIC = Leaf(from_either, lambda data: {"type": "Buffer", "data": list(prefixed(data))})
 
 
 class PrivateOrEmpty:
     """The private signing key: an empty buffer (7.x) or nothing (6.x) for the keys of others."""
 
     def decode(self, raw: Any) -> bytes | None:
-        return _inner(raw) or None
+        return from_either(raw) or None
 
     def encode(self, value: Any, path: str, losses: Losses) -> Any:
         return ARRAY.encode(value, path, losses)

@@ -103,6 +103,11 @@ def from_buffer(raw: Any) -> bytes:
     return _octets(raw["data"])
 
 
+def from_either(raw: Any) -> bytes:
+    """Bytes as base64 text or as a Buffer object: which one depends on the version."""
+    return from_base64(raw) if isinstance(raw, str) else from_buffer(raw)
+
+
 def _octets(raw: Any) -> bytes:
     if not isinstance(raw, list):
         return from_base64(raw)

@@ -48,9 +48,10 @@ from ._json import (
     OBJECT,
     TEXT,
     dump,
-    from_base64,
     from_buffer,
+    from_either,
     parse,
+    to_base64,
     to_buffer,
 )
 from ._shape import Codec, Leaf, Losses, Many, Member, Shape
@@ -58,12 +59,8 @@ from ._shape import Codec, Leaf, Losses, Many, Member, Shape
 name = "baileys"
 
 
-def _either(raw: Any) -> bytes:
-    """Bytes as base64 text (7.x), or as the Buffer object of some 6.x versions."""
-    return from_base64(raw) if isinstance(raw, str) else from_buffer(raw)
-
-
-TEXT_BYTES = Leaf(_either, lambda data: BASE64.encode(data, "", Losses()))
+# Base64 text (7.x), or the Buffer object of some 6.x versions.
+TEXT_BYTES = Leaf(from_either, to_base64)
 
 KEY_PAIR = Shape(
     KeyPair,

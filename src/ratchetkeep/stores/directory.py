@@ -230,26 +230,27 @@ class DirectoryStore(Store):
 
     def _load(self, *, owner: bool) -> None:
         self._reset()
-        latest: dict[str, bytes | None] = {}
-        for commit in self._do(self._journal.read):
-            latest.update(commit)
+        commits = self._do(self._journal.read)
+        latest = {name: data for commit in commits for name, data in commit}
         # The journal of a folder that is in use is its owner's business.
         self.is_live = not owner and bool(self._owner.holder())
         if latest and not self.is_live:
-            self._refuse_foreign_writes(latest)
+            self._refuse_foreign_writes(commits)
         if owner:
             self._do(lambda: self._recover(latest))
         else:
             self.overlay = latest
         self._build_index()
 
-    def _refuse_foreign_writes(self, latest: Mapping[str, bytes | None]) -> None:
+    def _refuse_foreign_writes(self, commits: list[list[Entry]]) -> None:
         """After a crash, another library may have gone on with the folder. Finishing our commits
         then would put its records back to an older state, which breaks conversations."""
         written = self._do(lambda: self.disk.modified(self._journal.path))
-        commits = self._do(self._journal.read)
-        for name in latest:
-            ours = [data for commit in commits for each, data in commit if each == name]
+        written_by_us: dict[str, list[bytes | None]] = {}
+        for commit in commits:
+            for name, data in commit:
+                written_by_us.setdefault(name, []).append(data)
+        for name, ours in written_by_us.items():
             path, shown = f"{self.path}/{name}", f"{self.shown}/{name}"
             try:
                 if self.disk.modified(path) > written and is_foreign(self.disk.read(path), ours):
