@@ -1,7 +1,9 @@
 """Keeps the auth state of linked devices: durable, atomic, movable between client libraries."""
 
+from ratchetkeep._transaction import Transaction
+from ratchetkeep.aio import AsyncDevice, AsyncTransaction, open_async_device
 from ratchetkeep.copy import CopySummary, NotHeldByTarget, copy_device
-from ratchetkeep.device import Device, DeviceStore, Transaction, open_device, open_store
+from ratchetkeep.device import Device, DeviceStore, open_device, open_store
 from ratchetkeep.errors import (
     CommitFailed,
     DecodeError,
@@ -20,12 +22,15 @@ from ratchetkeep.errors import (
     UnknownStore,
     UnsupportedVersion,
 )
-from ratchetkeep.inspect import DeviceSummary, FamilySummary, PreKeyStock, inspect_device
+from ratchetkeep.inspect import DeviceSummary, FamilySummary, inspect_device
 from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
+from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.repair import Repair, repair_device
 from ratchetkeep.verify import Finding, verify_device
 
 __all__ = [
+    "AsyncDevice",
+    "AsyncTransaction",
     "CommitFailed",
     "CopySummary",
     "Credentials",
@@ -57,6 +62,7 @@ __all__ = [
     "UnsupportedVersion",
     "copy_device",
     "inspect_device",
+    "open_async_device",
     "open_device",
     "open_store",
     "repair_device",

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, overload
 
-from ratchetkeep.device import Device, Records, Transaction, create_device, open_device
+from ratchetkeep._transaction import Records, Transaction
+from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import InvalidValue
 from ratchetkeep.model import Credentials
 

@@ -1,50 +1,100 @@
-"""Decoded records in memory, bounded by the bytes that they have in the store."""
+"""Decoded records in memory, bounded by the bytes that they take there."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ratchetkeep.model import Key
 
 MAX_BYTES = 16 * 1024 * 1024
-# What an entry takes beside its record: an id that is known to be absent is not free either.
-OVERHEAD = 200
+# What an entry takes beside its value: an id that is known to be absent is not free either.
+OVERHEAD = 400
+# A decoded value takes about so many times the bytes that it has in the store.
+DECODED = 3
 
 ABSENT: Any = object()
 """Cached knowledge that a record is not there."""
 
 
+class _Entry:
+    __slots__ = ("cost", "value", "was_used")
+
+    def __init__(self, value: Any, cost: int) -> None:
+        self.value = value
+        self.cost = cost
+        self.was_used = False
+
+
 class Cache:
-    """The least recently used records go first. Thread-safe."""
+    """Thread-safe. What was not used since it was last looked at goes first (the clock algorithm),
+    so that a look needs no lock.
+
+    :param max_bytes: about what it may take.
+    """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max = max_bytes
         self._size = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Key, tuple[Any, int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        # Odd while entries change, so that a look never sees half of a commit.
+        self._version = 0
 
-    def get(self, key: Key) -> Any:
-        """The value, ABSENT if it is known to be absent, None if nothing is known."""
-        with self._lock:
-            entry = self._entries.get(key)
+    def look(self, family: str, ids: Sequence[str]) -> dict[str, Any] | None:
+        """The values of ``ids`` by id, without absent ones, all of one moment; None if something
+        is not known, or an id is none."""
+        version = self._version
+        entries = self._entries
+        found = {}
+        for id in ids:
+            try:
+                entry = entries.get((family, id))
+            except TypeError:  # not hashable
+                return None
             if entry is None:
                 return None
-            self._entries.move_to_end(key)
-            return entry[0]
+            entry.was_used = True
+            if entry.value is not ABSENT:
+                found[id] = entry.value
+        return found if version == self._version and not version & 1 else None
 
-    def put(self, key: Key, value: Any, size: int) -> None:
-        """Enter a value (or ABSENT) that has ``size`` bytes in the store."""
+    def get(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """What is known of ``keys``: their values, or ABSENT."""
         with self._lock:
-            old = self._entries.pop(key, None)
-            self._size += size + OVERHEAD - (old[1] if old else 0)
-            self._entries[key] = (value, size + OVERHEAD)
-            while self._size > self._max and self._entries:
-                self._size -= self._entries.popitem(last=False)[1][1]
+            return {key: self._entries[key].value for key in keys if key in self._entries}
+
+    def put(self, values: Iterable[tuple[Key, Any, int]]) -> None:
+        """Enter values (or ABSENT), each with its bytes in the store, in one step."""
+        with self._lock:
+            self._version += 1
+            try:
+                for key, value, size in values:
+                    self._enter(key, _Entry(value, size * DECODED + OVERHEAD))
+                self._shrink()
+            finally:
+                self._version += 1
+
+    def _enter(self, key: Key, entry: _Entry) -> None:
+        old = self._entries.pop(key, None)
+        self._size += entry.cost - (old.cost if old else 0)
+        self._entries[key] = entry
+
+    def _shrink(self) -> None:
+        while self._size > self._max:
+            key, entry = self._entries.popitem(last=False)
+            if entry.was_used:
+                entry.was_used = False
+                self._entries[key] = entry
+            else:
+                self._size -= entry.cost
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
+            self._version += 1
             self._entries.clear()
             self._size = 0
+            self._version += 1

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
-from ratchetkeep._cache import ABSENT, Cache
+from ratchetkeep import prekeys
 from ratchetkeep._locks import KeyLocks
+from ratchetkeep._memory import Memory
+from ratchetkeep._transaction import Records, Transaction, checked_credentials, listed
+from ratchetkeep.commit import Commit, GroupCommit
 from ratchetkeep.errors import (
     DeviceExists,
     InvalidValue,
@@ -22,11 +27,10 @@ from ratchetkeep.errors import (
     StoreClosed,
     StoreDamaged,
 )
-from ratchetkeep.model import CREDENTIALS, Credentials, Key, check_key, check_record
+from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, KeyPair, check_key
+from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
-
-Records = Mapping[str, Mapping[str, Any]]
 
 REMEDY_NEW = (
     "Nothing was changed, and no new credentials were made: they would replace this device. "
@@ -34,57 +38,16 @@ REMEDY_NEW = (
 )
 
 
-class Transaction:
-    """Changes that are committed together, or not at all. Made by :meth:`Device.transaction`."""
+# This process: a forked child has another one, and its parent's devices are not its own.
+_PROCESS = object()
 
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._pending: dict[Key, Any] = {}
-        self._held: set[str] = set()
-        self._has_ended = False
 
-    def _check_running(self) -> None:
-        if self._has_ended:
-            raise StoreClosed(self._device.url, "the transaction has ended", "Begin a new one")
+def _in_forked_child() -> None:
+    global _PROCESS
+    _PROCESS = object()
 
-    def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
-        """As :meth:`Device.get`, with this transaction's own changes."""
-        self._check_running()
-        found: dict[str, Any] = {}
-        keys = [check_key(family, id) for id in _ids(ids)]
-        stored = self._device._load([key for key in keys if key not in self._pending])
-        for key in keys:
-            value = self._pending[key] if key in self._pending else stored.get(key)
-            if value is not None:
-                found[key.id] = value
-        return found
 
-    def set(self, records: Records) -> None:
-        """As :meth:`Device.set`, but nothing is stored before the transaction ends."""
-        self._check_running()
-        self._device._check_writable()
-        self._pending.update(_checked(records))
-
-    @property
-    def credentials(self) -> Credentials:
-        """The credentials, with this transaction's own changes."""
-        pending = self._pending.get(CREDENTIALS)
-        return self._device._credentials if pending is None else pending
-
-    def save_credentials(self, credentials: Credentials) -> None:
-        """As :meth:`Device.save_credentials`, but stored when the transaction ends."""
-        self._check_running()
-        self._device._check_writable()
-        self._pending[CREDENTIALS] = _checked_credentials(credentials)
-
-    @contextmanager
-    def _savepoint(self) -> Iterator[Transaction]:
-        before = dict(self._pending)
-        try:
-            yield self
-        except BaseException:
-            self._pending = before
-            raise
+os.register_at_fork(after_in_child=_in_forked_child)
 
 
 class Device:
@@ -103,13 +66,10 @@ class Device:
         self._read_only = read_only
         self._owns_store = owns_store
         self._is_open = True
-        self._pid = os.getpid()
-        self._cache = Cache()
+        self._memory = Memory(store, name)
         self._locks = KeyLocks()
-        # Orders a commit with its entry into the cache, and loads with both.
-        self._order = threading.RLock()
         self._current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
-        self._credentials: Credentials
+        self._process = _PROCESS
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "closed"
@@ -131,15 +91,18 @@ class Device:
         if not self._is_open:
             raise StoreClosed(self._store.url, "the device was closed")
         transaction = self._running()
-        return transaction.credentials if transaction else self._credentials
+        return transaction.credentials if transaction else self._memory.credentials
 
     def save_credentials(self, credentials: Credentials) -> None:
         """Replace the credentials; durable on return.
 
+        To change them, read and save them in one ``transaction("credentials")``: other threads
+        that do so too, and pre-keys that are minted meanwhile, cannot come between.
+
         :raises InvalidValue: if they are not :class:`Credentials`.
         :raises CommitFailed: if they could not be made durable.
         """
-        with self.transaction() as transaction:
+        with self.transaction(prekeys.LOCK) as transaction:
             transaction.save_credentials(credentials)
 
     def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
@@ -148,12 +111,11 @@ class Device:
         :raises InvalidValue: for an unknown family or an id that is not text.
         :raises StoreDamaged: if one of them is there and cannot be read.
         """
-        self._check_open()
         transaction = self._running()
         if transaction:
+            self._check_open()
             return transaction.get(family, ids)
-        keys = [check_key(family, id) for id in _ids(ids)]
-        return {key.id: value for key, value in self._load(keys).items()}
+        return self._stored(family, listed(ids))
 
     def set(self, records: Records) -> None:
         """Store ``{family: {id: value}}`` in one atomic, durable commit; None deletes.
@@ -165,36 +127,19 @@ class Device:
         with self.transaction() as transaction:
             transaction.set(records)
 
-    @contextmanager
-    def transaction(self, *keys: str) -> Iterator[Transaction]:
+    def transaction(self, *keys: str) -> AbstractContextManager[Transaction]:
         """Commit everything set inside together, on leaving; an exception drops it all.
 
         :param keys: names to lock, any text (ids that are read and then written, say): no other
-            transaction that names one of them runs meanwhile.
+            transaction that names one of them runs meanwhile. ``"credentials"`` is the one that
+            saving credentials and minting pre-keys take.
 
         A transaction inside another joins it: what it sets is committed with the outer one, and
-        if it fails, what it set is dropped even where the outer one goes on.
+        if it fails, what it set is dropped even where the outer one goes on. One that is begun in a
+        task or thread that runs in a copy of this context is inside too.
         """
         self._check_open()
-        outer = self._running()
-        transaction = outer or Transaction(self)
-        # What an inner one locks stays locked until its changes are committed, with the outer one.
-        transaction._held |= self._locks.take(transaction, keys)
-        try:
-            if outer:
-                with outer._savepoint():
-                    yield outer
-                return
-            token = self._current.set(transaction)
-            try:
-                yield transaction
-            finally:
-                transaction._has_ended = True
-                self._current.reset(token)
-            self._commit(transaction._pending)
-        finally:
-            if not outer:
-                self._locks.give_back(transaction._held)
+        return _Block(self, keys)
 
     def ids(self, family: str) -> list[str]:
         """All ids of a family, sorted; inside a transaction, with its changes.
@@ -205,29 +150,50 @@ class Device:
         check_key(family, "1")
         found = {key.id for key in self._store.scan(self._name, family)}
         transaction = self._running()
-        for key, value in (transaction._pending if transaction else {}).items():
-            if key.family == family:
-                (found.discard if value is None else found.add)(key.id)
+        if transaction:
+            transaction._change_ids(family, found)
         return sorted(found)
 
     def clear(self) -> None:
         """Delete all Signal key records in one commit; the credentials stay."""
         with self.transaction() as transaction:
-            self._check_writable()
-            keys = [*self._store.scan(self._name), *transaction._pending]
-            transaction._pending.update(
-                {key: None for key in keys if key.family != CREDENTIALS.family}
-            )
+            self._clear(transaction)
+
+    def mint_pre_keys(self, count: int) -> dict[int, KeyPair]:
+        """Make one-time pre-keys, by id: they and the moved ``next_pre_key_id`` are one commit.
+
+        :param count: how many.
+        :raises InvalidValue: if there is no room for so many.
+        """
+        with self.transaction(prekeys.LOCK) as transaction:
+            return self._mint(transaction, count)
+
+    def unuploaded_pre_keys(self) -> dict[int, KeyPair]:
+        """The pre-keys that are not on the server yet, by id, oldest first."""
+        ids = prekeys.waiting(self.ids("pre-key"), self.credentials)
+        return {int(id): pair for id, pair in self.get("pre-key", ids).items()}
+
+    def mark_pre_keys_uploaded(self, up_to: int) -> None:
+        """Note, durably, that the pre-keys up to and with this id are on the server.
+
+        :raises InvalidValue: for an id that was not minted yet.
+        """
+        with self.transaction(prekeys.LOCK) as transaction:
+            transaction.save_credentials(prekeys.uploaded(up_to, transaction.credentials))
+
+    def pre_key_stock(self) -> PreKeyStock:
+        """How many one-time pre-keys there are, and how many wait for upload."""
+        return prekeys.stock(self.ids("pre-key"), self.credentials)
 
     def close(self) -> None:
         """Give the device back. Everything is in its final place when this returns."""
-        if os.getpid() != self._pid:
+        if self._process is not _PROCESS:
             return  # a forked child: the device is its parent's
-        with self._order:
+        with self._memory.order:
             if not self._is_open:
                 return
             self._is_open = False
-            self._cache.clear()
+            self._memory.clear()
             try:
                 self._store.release(self._name)
             finally:
@@ -245,77 +211,118 @@ class Device:
     ) -> None:
         self.close()
 
+    # -- what both faces of a device are made of
+
     def _running(self) -> Transaction | None:
         """The transaction that this context is in. A context can outlive it (a task that was
         started inside), so one that has ended does not count."""
         current = self._current.get()
-        return None if current is None or current._has_ended else current
+        if current is None or not current.has_ended:
+            return current
+        living = current.living()
+        assert living is None or isinstance(living, Transaction)  # noqa: S101 - for types
+        return living
 
     def _check_open(self) -> None:
         # First of all: a lock that another thread held while forking is held for ever here.
-        if os.getpid() != self._pid:
+        if self._process is not _PROCESS:
             what = "was opened by another process, which forked this one"
             raise OwnershipLost(self._store.url, what)
         if not self._is_open:
             raise StoreClosed(self._store.url, "the device was closed")
+        self._memory.check()
 
     def _check_writable(self) -> None:
         self._check_open()
         if self._read_only:
             raise ReadOnly(self._store.url, "the device was opened read-only")
 
-    def _load(self, keys: list[Key]) -> dict[Key, Any]:
-        found = {key: self._cache.get(key) for key in keys}
-        missing = [key for key, value in found.items() if value is None]
-        if missing:
-            with self._order:
-                raw = self._store.read(self._name, missing)
-                for key in missing:
-                    data = raw.get(key)
-                    value = ABSENT if data is None else self._store.decode(self._name, key, data)
-                    self._cache.put(key, value, len(data or b""))
-                    found[key] = value
-        return {key: value for key, value in found.items() if value is not ABSENT}
+    @property
+    def _credentials(self) -> Credentials:
+        return self._memory.credentials
+
+    def _stored(self, family: str, ids: Sequence[str]) -> dict[str, Any]:
+        """Committed records, from memory if all of them are there."""
+        found = self._memory.look(family, ids)
+        if found is None or not self._is_open or self._process is not _PROCESS:
+            self._check_open()
+            return self._memory.load(family, ids)
+        return found
+
+    def _clear(self, transaction: Transaction) -> None:
+        for family in FAMILIES:
+            transaction.set({family: dict.fromkeys(self.ids(family))})
+
+    def _mint(self, transaction: Transaction, count: int) -> dict[int, KeyPair]:
+        ids = self.ids("pre-key")
+        made, credentials = prekeys.minted(count, ids, transaction.credentials)
+        transaction.set({"pre-key": {str(id): pair for id, pair in made.items()}})
+        transaction.save_credentials(credentials)
+        return made
+
+    def _prepare(
+        self, changes: dict[Key, Any], loop: asyncio.AbstractEventLoop | None = None
+    ) -> Commit:
+        """Encode changes; no lock is held."""
+        self._check_writable()
+        credentials = changes.get(CREDENTIALS, self._memory.credentials)
+        batch = self._store.prepare(self._name, changes, credentials)
+        return Commit(self._memory, changes, batch, loop)
+
+    @cached_property
+    def _group(self) -> GroupCommit:
+        return GroupCommit.of(self._store, self._name)
 
     def _commit(self, changes: dict[Key, Any]) -> None:
-        if not changes:
+        self._group.run(self._prepare(changes))
+
+
+class _Block(AbstractContextManager[Transaction]):
+    """The ``with`` block of a transaction."""
+
+    def __init__(self, device: Device, keys: tuple[str, ...]) -> None:
+        self._device = device
+        self._keys = keys
+
+    def __enter__(self) -> Transaction:
+        device = self._device
+        self._outer = device._running()
+        self._transaction = Transaction(device, self._outer)
+        if self._keys:
+            self._lock()
+        device._current.set(self._transaction)
+        return self._transaction
+
+    def _lock(self) -> None:
+        locks, granted = self._device._locks, threading.Event()
+        wait = locks.ask(self._transaction, self._keys, granted.set)
+        if wait is None:
             return
-        self._check_writable()
-        credentials = changes.get(CREDENTIALS, self._credentials)
-        prepared = self._store.prepare(self._name, changes, credentials)
-        with self._order:
-            self._store.apply(prepared)
-            if CREDENTIALS in changes:
-                self._credentials = credentials
-            for key, value in changes.items():
-                data = prepared.changes[key]
-                self._cache.put(key, ABSENT if value is None else value, len(data or b""))
+        try:
+            granted.wait()
+        except BaseException:
+            if not locks.withdraw(wait):
+                locks.give_back(self._transaction, keep=False)
+            raise
 
-
-def _ids(ids: Iterable[str]) -> Iterable[str]:
-    if isinstance(ids, str | bytes):
-        raise InvalidValue("ids", "expected a list of ids, got one text", "Pass [id]")
-    return ids
-
-
-def _checked(records: Records) -> dict[Key, Any]:
-    if not isinstance(records, Mapping):
-        raise InvalidValue("records", "expected a mapping {family: {id: value}}")
-    checked: dict[Key, Any] = {}
-    for family, members in records.items():
-        if not isinstance(members, Mapping):
-            raise InvalidValue(str(family)[:40], "expected a mapping {id: value}")
-        for id, value in members.items():
-            key = check_key(family, id)
-            checked[key] = None if value is None else check_record(key, value)
-    return checked
-
-
-def _checked_credentials(credentials: Credentials) -> Credentials:
-    if type(credentials) is not Credentials:
-        what = f"expected Credentials, got {type(credentials).__name__}"
-        raise InvalidValue("credentials", what)
-    return credentials
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        transaction = self._transaction
+        self._device._current.set(self._outer)
+        has_joined = False
+        try:
+            if kind is None and self._outer is not None:
+                transaction._join(self._outer)
+                has_joined = True
+            elif kind is None and transaction._changes:
+                transaction.has_ended = True
+                self._device._commit(transaction._changes)
+        finally:
+            self._device._locks.give_back(transaction, keep=has_joined)
 
 
 def open_in(
@@ -339,7 +346,7 @@ def open_in(
         if raw is not None and must_be_new:
             raise DeviceExists(store.url, f"holds a device {name!r} already")
         if raw is not None:
-            device._credentials = store.decode(name, CREDENTIALS, raw)
+            device._memory.credentials = store.decode(name, CREDENTIALS, raw)
             return device
         trace = store.trace(name)
         if trace:
@@ -347,8 +354,8 @@ def open_in(
             raise StoreDamaged(store.url, what, REMEDY_NEW)
         if not create:
             raise NoDevice(store.url, "holds no device")
-        device._credentials = initial or Credentials.new()
-        device._commit({CREDENTIALS: device._credentials})
+        device._memory.credentials = initial or Credentials.new()
+        device._commit({CREDENTIALS: device._memory.credentials})
         return device
     except BaseException:
         device.close()
@@ -379,7 +386,7 @@ def create_device(url: str | os.PathLike[str], credentials: Credentials) -> Devi
     """Open the device that ``url`` names, as :func:`open_device`; if the place holds no trace of
     one it is made, with ``credentials``."""
     target = urls.parse(url)
-    initial = _checked_credentials(credentials)
+    initial = checked_credentials(credentials)
     return open_in(
         urls.open_target(target),
         target.device,

@@ -13,6 +13,7 @@ from typing import Any
 from ratchetkeep.device import open_in
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep.prekeys import PreKeyStock, stock
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
 
@@ -29,24 +30,6 @@ class FamilySummary:
     family: str
     records: int
     size: int
-
-
-@dataclass(frozen=True)
-class PreKeyStock:
-    """The one-time pre-keys.
-
-    :ivar held: how many are in the store.
-    :ivar lowest: the lowest id held, or None without any.
-    :ivar highest: the highest id held, or None without any.
-    :ivar waiting: how many of them are not on the server yet.
-    :ivar next_id: the id that the next minted one gets.
-    """
-
-    held: int
-    lowest: int | None
-    highest: int | None
-    waiting: int
-    next_id: int
 
 
 @dataclass(frozen=True)
@@ -98,18 +81,13 @@ class _Count:
     def __init__(self) -> None:
         self.records: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
-        self.lowest: int | None = None
-        self.highest: int | None = None
-        self.waiting = 0
+        self.pre_keys: list[str] = []
 
     def add(self, key: Key, size: int) -> None:
         self.records[key.family] = self.records.get(key.family, 0) + 1
         self.sizes[key.family] = self.sizes.get(key.family, 0) + size
-
-    def add_pre_key(self, id: int, first_waiting: int) -> None:
-        self.lowest = id if self.lowest is None else min(id, self.lowest)
-        self.highest = id if self.highest is None else max(id, self.highest)
-        self.waiting += id >= first_waiting
+        if key.family == "pre-key" and key.id.isdecimal():
+            self.pre_keys.append(key.id)
 
 
 def inspect_device(url: str | os.PathLike[str]) -> DeviceSummary:
@@ -128,19 +106,16 @@ def inspect_device(url: str | os.PathLike[str]) -> DeviceSummary:
         # Taken before the pass: an owner that is there now may remove records during it.
         owner = store.holder(target.device)
         credentials = device.credentials
-        count = _count(store, target.device, credentials, in_use=bool(owner))
+        count = _count(store, target.device, in_use=bool(owner))
         return _summary(store, target, credentials, count, owner)
 
 
-def _count(store: Store, device: str, credentials: Credentials, *, in_use: bool) -> _Count:
+def _count(store: Store, device: str, *, in_use: bool) -> _Count:
     count = _Count()
     for key in store.scan(device):
         size = _size(store, device, key, in_use=in_use)
-        if size is None:
-            continue
-        count.add(key, size)
-        if key.family == "pre-key" and key.id.isdecimal():
-            count.add_pre_key(int(key.id), credentials.first_unuploaded_pre_key_id)
+        if size is not None:
+            count.add(key, size)
     return count
 
 
@@ -174,13 +149,7 @@ def _summary(
         registered=credentials.registered,
         registration_id=credentials.registration_id,
         signed_pre_key_id=credentials.signed_pre_key.key_id,
-        pre_keys=PreKeyStock(
-            held=count.records.get("pre-key", 0),
-            lowest=count.lowest,
-            highest=count.highest,
-            waiting=count.waiting,
-            next_id=credentials.next_pre_key_id,
-        ),
+        pre_keys=stock(count.pre_keys, credentials),
         credentials_size=count.sizes.get(CREDENTIALS.family, 0),
         families=tuple(FamilySummary(f, count.records[f], count.sizes[f]) for f in families),
         changed=_changed(target),

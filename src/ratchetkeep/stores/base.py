@@ -68,6 +68,13 @@ class Stage(Protocol):
         """Make it durable and put it in its place, in one step."""
 
 
+class Joint(Protocol):
+    """What devices share whose commits can share a sync."""
+
+    def apply(self, *batches: Prepared) -> None:
+        """As :meth:`Store.apply`, for any of these devices."""
+
+
 class Store(ABC):
     """A store. ``url`` names it in errors; it holds no password."""
 
@@ -113,6 +120,13 @@ class Store(ABC):
         :raises CommitFailed: if that failed; the store then takes no more until opened again.
         :raises OwnershipLost: in a process that does not own the device.
         """
+
+    def joint(self, device: str) -> Joint:
+        """What carries out this device's commits, the same for all that can share a sync.
+
+        :raises ReadOnly: if the device was opened read-only.
+        """
+        return self
 
     @abstractmethod
     def trace(self, device: str) -> str:

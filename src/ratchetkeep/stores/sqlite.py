@@ -33,7 +33,7 @@ from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
 from ._owner import Ownership
-from .base import Finding, Prepared, Stage, Store
+from .base import Finding, Joint, Prepared, Stage, Store
 from .disk import Disk
 
 _PUT = (
@@ -121,6 +121,22 @@ class _File:
     def device_id(self, device: str) -> int | None:
         """The row of a device, or None."""
         return _device_id(self.connection, device)
+
+    def apply(self, *batches: Prepared) -> None:
+        """Make all batches durable in one transaction; see :meth:`Store.apply`."""
+        with self.lock:
+            for batch in batches:
+                if batch.device not in self.devices:
+                    raise StoreClosed(self.url, f"device {batch.device!r} is not open")
+            self.check()
+            if self.failed:
+                raise CommitFailed(self.url, "an earlier commit failed")
+            try:
+                with sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
+                    _transact(self.connection, batches)
+            except BaseException:
+                self.failed = True
+                raise
 
 
 os.register_at_fork(after_in_child=_File.forget)
@@ -270,21 +286,14 @@ class SqliteStore(Store):
         return (Key(str(family), str(id)) for family, id in rows)
 
     def apply(self, *batches: Prepared) -> None:
-        files = {id(file): file for file in (self._writable(batch.device) for batch in batches)}
-        for file in files.values():
-            with file.lock:
-                self._apply(file, [b for b in batches if self._files[b.device] is file])
+        for batch in batches:
+            self._writable(batch.device)
+        if batches:
+            # All devices of a store are in one file.
+            self._writable(batches[0].device).apply(*batches)
 
-    def _apply(self, file: _File, batches: Iterable[Prepared]) -> None:
-        file.check()
-        if file.failed:
-            raise CommitFailed(self.url, "an earlier commit failed")
-        try:
-            with sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
-                _transact(file.connection, batches)
-        except BaseException:
-            file.failed = True
-            raise
+    def joint(self, device: str) -> Joint:
+        return self._writable(device)
 
     def _writable(self, device: str) -> _File:
         if device in self._readers:

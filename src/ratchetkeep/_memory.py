@@ -1,0 +1,79 @@
+"""What is known of an open device: its credentials and a cache of its records."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from ratchetkeep._cache import ABSENT, Cache
+from ratchetkeep.commit import Commit
+from ratchetkeep.errors import CommitFailed
+from ratchetkeep.model import CREDENTIALS, Credentials, check_key
+from ratchetkeep.stores.base import Store
+
+
+class Memory:
+    """Loads and commits meet here, so that neither sees half of the other.
+
+    :ivar order: held by a commit from before it is durable until it is entered, and by a load.
+    :ivar credentials: as they were last committed.
+    """
+
+    credentials: Credentials
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.url = store.url
+        self.order = threading.RLock()
+        self._store = store
+        self._name = name
+        self._cache = Cache()
+        self._is_doubtful = False
+
+    def look(self, family: str, ids: Sequence[str]) -> dict[str, Any] | None:
+        """Records by id, without absent ones, if all of them are known; never blocks."""
+        return self._cache.look(family, ids)
+
+    def load(self, family: str, ids: Sequence[str]) -> dict[str, Any]:
+        """Records by id, without absent ones; reads what is not known.
+
+        :raises InvalidValue: for an unknown family or an id that is none.
+        :raises StoreDamaged: if one of them is there and cannot be read.
+        """
+        keys = [check_key(family, id) for id in ids]
+        with self.order:
+            self.check()
+            known = self._cache.get(keys)
+            missing = [key for key in keys if key not in known]
+            raw = self._store.read(self._name, missing)
+            read = []
+            for key in missing:
+                data = raw.get(key)
+                value = ABSENT if data is None else self._store.decode(self._name, key, data)
+                known[key] = value
+                read.append((key, value, len(data or b"")))
+            self._cache.put(read)
+        return {key.id: known[key] for key in keys if known[key] is not ABSENT}
+
+    def settle(self, commit: Commit) -> None:
+        """Enter a commit, which is durable now."""
+        encoded = commit.batch.changes
+        self.credentials = commit.changes.get(CREDENTIALS, self.credentials)
+        self._cache.put(
+            (key, ABSENT if value is None else value, len(encoded[key] or b""))
+            for key, value in commit.changes.items()
+        )
+
+    def doubt(self) -> None:
+        """A commit was interrupted: refuse everything until the device is opened again."""
+        self._is_doubtful = True
+        self._cache.clear()
+
+    def check(self) -> None:
+        """:raises CommitFailed: if a commit was interrupted."""
+        if self._is_doubtful:
+            raise CommitFailed(self.url, "an earlier commit was interrupted")
+
+    def clear(self) -> None:
+        """Forget the records."""
+        self._cache.clear()

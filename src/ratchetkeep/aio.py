@@ -1,0 +1,357 @@
+"""The asyncio face of a device: the same core, the same verbs, awaited.
+
+A commit's task awaits the outcome of a group commit that a thread carries out. What is in memory is
+read without leaving the event loop; what is not is read in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from ratchetkeep import prekeys
+from ratchetkeep._transaction import Records, Transaction, listed, merged
+from ratchetkeep.device import Device, create_device, open_device
+from ratchetkeep.errors import InvalidValue
+from ratchetkeep.model import Credentials, Key, KeyPair
+from ratchetkeep.prekeys import PreKeyStock
+
+__all__ = ["AsyncDevice", "AsyncTransaction", "open_async_device"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 4
+# More records than this are encoded in a thread, so that the event loop goes on meanwhile.
+MANY = 64
+
+
+class _Readers:
+    """Threads for what may block. Our own: a program may fill asyncio's with work that waits for
+    us."""
+
+    pool: ThreadPoolExecutor | None = None
+    guard = threading.Lock()
+
+    @classmethod
+    def get(cls) -> ThreadPoolExecutor:
+        with cls.guard:
+            if cls.pool is None:
+                cls.pool = ThreadPoolExecutor(READERS, thread_name_prefix="ratchetkeep-read")
+            return cls.pool
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child there are no such threads."""
+        cls.pool, cls.guard = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_Readers.forget)
+
+
+def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    context = copy_context()
+    loop = asyncio.get_running_loop()
+    return loop.run_in_executor(_Readers.get(), lambda: context.run(call, *args, **kwargs))
+
+
+async def _outcome(future: asyncio.Future[T]) -> T:
+    """Wait for ``future`` even if cancelled meanwhile; that is raised afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if future.cancelled():
+                raise
+            cancelled = error
+        except Exception:  # noqa: BLE001 - raised by result() below
+            break
+    if cancelled is not None:
+        future.exception()  # looked at, so that asyncio does not report it
+        raise cancelled
+    return future.result()
+
+
+class AsyncTransaction:
+    """Changes that are committed together, or not at all. Made by
+    :meth:`AsyncDevice.transaction`; see :class:`~ratchetkeep.Transaction`."""
+
+    def __init__(self, core: Transaction) -> None:
+        self._core = core
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials, with this transaction's own changes."""
+        return self._core.credentials
+
+    async def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
+        """As :meth:`AsyncDevice.get`, with this transaction's own changes."""
+        core = self._core
+        core._check_running()
+        wanted = listed(ids)
+        changed, unchanged = core._split(family, wanted)
+        return merged(wanted, changed, await _stored(core._device, family, unchanged))
+
+    async def set(self, records: Records) -> None:
+        """As :meth:`AsyncDevice.set`, but nothing is stored before the transaction ends."""
+        self._core.set(records)
+
+    async def save_credentials(self, credentials: Credentials) -> None:
+        """As :meth:`AsyncDevice.save_credentials`, but stored when the transaction ends."""
+        self._core.save_credentials(credentials)
+
+    async def consume_pre_key(self, id: str | int) -> KeyPair:
+        """Take a one-time pre-key; see :meth:`Transaction.consume_pre_key`.
+
+        :raises InvalidValue: if it is not there; it may have been used before.
+        """
+        await self.get("pre-key", [str(id)])
+        return self._core.consume_pre_key(id)
+
+
+async def _stored(core: Device, family: str, ids: Iterable[str]) -> dict[str, Any]:
+    """Committed records; leaves the event loop only for what is not in memory."""
+    wanted = listed(ids)
+    core._check_open()
+    found = core._memory.look(family, wanted)
+    if found is not None:
+        return found
+    return await _in_thread(core._memory.load, family, wanted)
+
+
+class AsyncDevice:
+    """One linked device, open, for asyncio (and anyio on asyncio). Made by
+    :func:`open_async_device`; its verbs are those of :class:`~ratchetkeep.Device`.
+
+    A task that is cancelled while its commit is under way waits for the outcome first: the commit
+    is durable then, or failed, and the cancellation is raised. Cancelled before that, its
+    transaction leaves nothing. Use a device in the event loop that opened it.
+    """
+
+    def __init__(self, core: Device) -> None:
+        self._core = core
+
+    def __repr__(self) -> str:
+        return repr(self._core).replace("<Device", "<AsyncDevice", 1)
+
+    @property
+    def name(self) -> str:
+        """The device's name in its store."""
+        return self._core.name
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        return self._core.url
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials; inside a transaction, with its changes."""
+        return self._core.credentials
+
+    async def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
+        """Records by id; see :meth:`Device.get`."""
+        running = self._core._running()
+        if running:
+            return await AsyncTransaction(running).get(family, ids)
+        return await _stored(self._core, family, ids)
+
+    async def set(self, records: Records) -> None:
+        """Store records in one atomic, durable commit; see :meth:`Device.set`."""
+        async with self.transaction() as transaction:
+            await transaction.set(records)
+
+    async def save_credentials(self, credentials: Credentials) -> None:
+        """Replace the credentials; see :meth:`Device.save_credentials`."""
+        async with self.transaction(prekeys.LOCK) as transaction:
+            await transaction.save_credentials(credentials)
+
+    def transaction(self, *keys: str) -> AbstractAsyncContextManager[AsyncTransaction]:
+        """Commit everything set inside together; see :meth:`Device.transaction`.
+
+        Tasks that are started inside are inside too, until it ends.
+        """
+        self._core._check_open()
+        return _AsyncBlock(self._core, keys)
+
+    async def ids(self, family: str) -> list[str]:
+        """All ids of a family, sorted; see :meth:`Device.ids`."""
+        return await _in_thread(self._core.ids, family)
+
+    async def clear(self) -> None:
+        """Delete all Signal key records in one commit; see :meth:`Device.clear`."""
+        async with self.transaction() as transaction:
+            await _in_thread(self._core._clear, transaction._core)
+
+    async def mint_pre_keys(self, count: int) -> dict[int, KeyPair]:
+        """Make one-time pre-keys, by id; see :meth:`Device.mint_pre_keys`."""
+        async with self.transaction(prekeys.LOCK) as transaction:
+            return await _in_thread(self._core._mint, transaction._core, count)
+
+    async def unuploaded_pre_keys(self) -> dict[int, KeyPair]:
+        """The pre-keys that are not on the server yet; see :meth:`Device.unuploaded_pre_keys`."""
+        return await _in_thread(self._core.unuploaded_pre_keys)
+
+    async def mark_pre_keys_uploaded(self, up_to: int) -> None:
+        """Note that the pre-keys up to and with this id are on the server; see
+        :meth:`Device.mark_pre_keys_uploaded`."""
+        async with self.transaction(prekeys.LOCK) as transaction:
+            marked = prekeys.uploaded(up_to, transaction.credentials)
+            await transaction.save_credentials(marked)
+
+    async def pre_key_stock(self) -> PreKeyStock:
+        """How many one-time pre-keys there are; see :meth:`Device.pre_key_stock`."""
+        return await _in_thread(self._core.pre_key_stock)
+
+    async def close(self) -> None:
+        """Give the device back; see :meth:`Device.close`."""
+        await _outcome(_in_thread(self._core.close))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
+    """The ``async with`` block of a transaction."""
+
+    def __init__(self, core: Device, keys: tuple[str, ...]) -> None:
+        self._device = core
+        self._keys = keys
+
+    async def __aenter__(self) -> AsyncTransaction:
+        device = self._device
+        self._outer = device._running()
+        self._transaction = Transaction(device, self._outer)
+        if self._keys:
+            await self._lock()
+        device._current.set(self._transaction)
+        return AsyncTransaction(self._transaction)
+
+    async def _lock(self) -> None:
+        loop = asyncio.get_running_loop()
+        granted = loop.create_future()
+        locks = self._device._locks
+        wake = _waker(loop, granted)
+        wait = locks.ask(self._transaction, self._keys, wake)
+        if wait is None:
+            return
+        try:
+            await granted
+        except BaseException:
+            if not locks.withdraw(wait):
+                locks.give_back(self._transaction, keep=False)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        transaction = self._transaction
+        self._device._current.set(self._outer)
+        has_joined = False
+        try:
+            if kind is None and self._outer is not None:
+                transaction._join(self._outer)
+                has_joined = True
+            elif kind is None and transaction._changes:
+                transaction.has_ended = True
+                await _commit(self._device, transaction._changes)
+        finally:
+            self._device._locks.give_back(transaction, keep=has_joined)
+
+
+def _waker(loop: asyncio.AbstractEventLoop, granted: asyncio.Future[None]) -> Callable[[], None]:
+    def resolve() -> None:
+        if not granted.done():
+            granted.set_result(None)
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(resolve)
+
+    return wake
+
+
+async def _commit(core: Device, changes: dict[Key, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    if len(changes) > MANY:
+        # Cancelled here, nothing has begun.
+        commit = await _in_thread(core._prepare, changes, loop)
+    else:
+        commit = core._prepare(changes, loop)
+    core._group.submit(commit)
+    assert commit.future is not None  # noqa: S101 - made for this loop
+    await _outcome(commit.future)
+    if commit.error is not None:
+        raise commit.error
+
+
+class _Opening(Awaitable[AsyncDevice], AbstractAsyncContextManager[AsyncDevice]):
+    """What :func:`open_async_device` gives: to await, or to enter."""
+
+    def __init__(self, open: Callable[[], Device]) -> None:
+        self._open = open
+        self._device: AsyncDevice | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncDevice]:
+        return self._run().__await__()
+
+    async def _run(self) -> AsyncDevice:
+        opening = _in_thread(self._open)
+        try:
+            return AsyncDevice(await _outcome(opening))
+        except asyncio.CancelledError:
+            # Nobody would close it.
+            if opening.done() and not opening.cancelled() and opening.exception() is None:
+                await _outcome(_in_thread(opening.result().close))
+            raise
+
+    async def __aenter__(self) -> AsyncDevice:
+        self._device = await self._run()
+        return self._device
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._device is not None:
+            await self._device.close()
+
+
+def open_async_device(
+    url: str | os.PathLike[str],
+    create: bool = False,
+    read_only: bool = False,
+    *,
+    initial: Credentials | None = None,
+) -> _Opening:
+    """Open the device that ``url`` names, as :func:`~ratchetkeep.open_device`: ``async with
+    open_async_device(url) as device``, or ``device = await open_async_device(url)``.
+
+    :param initial: the credentials of a device that is made because the place holds no trace of
+        one; means ``create``.
+    """
+    if initial is None:
+        return _Opening(lambda: open_device(url, create=create, read_only=read_only))
+    if read_only:
+        raise InvalidValue("open_async_device", "initial and read_only cannot both be asked for")
+    return _Opening(lambda: create_device(url, initial))

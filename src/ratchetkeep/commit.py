@@ -1,0 +1,300 @@
+"""Group commit: commits that wait together share one sync.
+
+Whoever commits while nothing is under way leads: it carries out all that wait, in one step of the
+store, and hands over to the next. So a lone commit is made by its own thread, at once. Commits of
+asyncio tasks, which must not block, are led by a thread of the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError
+from ratchetkeep.model import Key
+from ratchetkeep.stores.base import Joint, Prepared, Store
+
+# A leader waits for those who committed together before, as long as some of them come and no longer
+# than the last sync took: else one of many would pay a sync for itself alone. In seconds.
+MAX_GATHERING = 0.01
+# Below this a sync is cheaper than waking up again.
+MIN_GATHERING = 0.0002
+# After this the thread of a group that has nothing to do ends.
+IDLE = 5.0
+THREAD = "ratchetkeep-commit"
+
+
+class Owner(Protocol):
+    """The device of a commit.
+
+    :ivar order: held while a commit is carried out and entered into memory.
+    """
+
+    order: threading.RLock
+    url: str
+
+    def settle(self, commit: Commit) -> None:
+        """Enter a commit, which is durable now, into memory."""
+
+    def doubt(self) -> None:
+        """Memory may differ from what is stored: refuse everything until opened again."""
+
+
+class Commit:
+    """One commit on its way.
+
+    :param changes: the new values by key; None deletes.
+    :param batch: the same, encoded.
+    :param loop: where its task waits; None if a thread does.
+    """
+
+    __slots__ = ("_wake", "batch", "changes", "error", "future", "is_over", "loop", "owner")
+
+    def __init__(
+        self,
+        owner: Owner,
+        changes: dict[Key, Any],
+        batch: Prepared,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.owner = owner
+        self.changes = changes
+        self.batch = batch
+        self.loop = loop
+        self.future: asyncio.Future[None] | None = loop.create_future() if loop else None
+        self.error: RatchetkeepError | None = None
+        self.is_over = False
+        self._wake: threading.Lock | None = None
+
+    def prepare_to_sleep(self) -> None:
+        """Before another thread could wake it."""
+        self._wake = threading.Lock()
+        self._wake.acquire()
+
+    def sleep(self) -> BaseException | None:
+        """Wait until it is over or is to lead; gives what interrupted it (Ctrl-C): that is raised
+        only when the outcome is known."""
+        interrupt: BaseException | None = None
+        while self._wake is not None:
+            try:
+                self._wake.acquire()
+                break
+            except BaseException as error:  # noqa: BLE001 - handed to the caller
+                interrupt = error
+        return interrupt
+
+    def wake(self) -> None:
+        """End the sleep of its thread."""
+        if self._wake is not None:
+            self._wake.release()
+
+    def fail(self, error: RatchetkeepError) -> None:
+        """It is over, and nothing of it is stored."""
+        # A copy: several threads raise it, and each adds its traceback.
+        self.error = copy.copy(error)
+        self.is_over = True
+
+
+class GroupCommit:
+    """The commits of all devices that share a sync. All methods are thread-safe."""
+
+    def __init__(self, joint: Joint) -> None:
+        self._joint = joint
+        self._mutex = threading.Lock()
+        self._waiting: list[Commit] = []
+        self._is_led = False
+        self._is_kicked = False
+        self._expected = 1
+        self._took = 0.0
+        self._full: threading.Lock | None = None
+        self._work: SimpleQueue[None] | None = None
+
+    @classmethod
+    def of(cls, store: Store, device: str) -> GroupCommit:
+        """The group of a device; it lives as long as what the device shares with others."""
+        group: GroupCommit = vars(joint := store.joint(device)).setdefault("group", cls(joint))
+        return group
+
+    def run(self, commit: Commit) -> None:
+        """Carry out a commit, with others that wait; blocks.
+
+        :raises CommitFailed: if it could not be made durable.
+        """
+        with self._mutex:
+            leads, self._is_led = not self._is_led, True
+            if not leads:
+                commit.prepare_to_sleep()
+            self._add(commit)
+        interrupt = None if leads else commit.sleep()
+        if not commit.is_over:
+            self._lead()
+        if interrupt is not None:
+            raise interrupt
+        if commit.error is not None:
+            raise commit.error
+
+    def submit(self, commit: Commit) -> None:
+        """Have a commit of a task carried out; its future ends when it is over. Does not block."""
+        assert commit.loop is not None  # noqa: S101 - what submit is for
+        with self._mutex:
+            self._add(commit)
+            if self._is_led or self._is_kicked:
+                return
+            self._is_kicked = True
+        # Not at once: other tasks that are ready may commit too.
+        commit.loop.call_soon(self._kick)
+
+    def _add(self, commit: Commit) -> None:
+        self._waiting.append(commit)
+        if self._full is not None and len(self._waiting) >= self._expected:
+            self._full.release()
+            self._full = None
+
+    def _kick(self) -> None:
+        with self._mutex:
+            self._is_kicked = False
+            if self._is_led or not self._waiting:
+                return
+            self._is_led = True
+        self._call_thread()
+
+    def _lead(self) -> None:
+        interrupt: BaseException | None = None
+        try:
+            self._gather()
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C, raised below
+            interrupt = error
+        with self._mutex:
+            group, self._waiting = self._waiting, []
+        started = time.perf_counter()
+        try:
+            self._carry_out(group)
+        finally:
+            self._took = time.perf_counter() - started
+            self._hand_over(group)
+        if interrupt is not None:
+            raise interrupt
+
+    def _gather(self) -> None:
+        """Wait a little for those who are about to commit again."""
+        limit = min(self._took, MAX_GATHERING)
+        if self._expected < 2 or limit < MIN_GATHERING:
+            return
+        with self._mutex:
+            seen = len(self._waiting)
+            if seen >= self._expected:
+                return
+            full = self._full = threading.Lock()
+            full.acquire()
+        end = time.perf_counter() + limit
+        while not full.acquire(timeout=limit / 4):
+            if len(self._waiting) == seen or time.perf_counter() > end:
+                break
+            seen = len(self._waiting)
+        with self._mutex:
+            self._full = None
+
+    def _carry_out(self, group: Sequence[Commit]) -> None:
+        owners = {id(commit.owner): commit.owner for commit in group}
+        # Nobody else holds several, so they can be taken in any order.
+        for owner in owners.values():
+            owner.order.acquire()
+        try:
+            self._together(group)
+        except BaseException:
+            # Ctrl-C, or no memory: nobody knows how far it got.
+            for owner in owners.values():
+                owner.doubt()
+            raise
+        finally:
+            for owner in owners.values():
+                owner.order.release()
+
+    def _together(self, group: Sequence[Commit]) -> None:
+        try:
+            self._joint.apply(*[commit.batch for commit in group])
+        except RatchetkeepError as error:
+            if len(group) > 1 and not isinstance(error, CommitFailed | OwnershipLost):
+                # One of them is refused before anything is written; the others need not be.
+                for commit in group:
+                    self._together([commit])
+                return
+            for commit in group:
+                commit.fail(error)
+        else:
+            for commit in group:
+                commit.owner.settle(commit)
+                commit.is_over = True
+
+    def _hand_over(self, group: Sequence[Commit]) -> None:
+        for commit in group:
+            if not commit.is_over:
+                commit.fail(CommitFailed(commit.owner.url, "the commit was interrupted"))
+        with self._mutex:
+            self._expected = len(group) + len(self._waiting)
+            heir = next((commit for commit in self._waiting if commit.loop is None), None)
+            needs_thread = heir is None and bool(self._waiting)
+            self._is_led = bool(self._waiting)
+        # The next sync begins before those of this one go on.
+        if heir is not None:
+            heir.wake()
+        elif needs_thread:
+            self._call_thread()
+        _tell(group)
+
+    def _call_thread(self) -> None:
+        with self._mutex:
+            if self._work is None:
+                work: SimpleQueue[None] = SimpleQueue()
+                thread = threading.Thread(
+                    target=self._lead_for_tasks,
+                    args=(work,),
+                    name="ratchetkeep-commit",
+                    daemon=True,
+                )
+                with suppress(RuntimeError):  # no thread to be had, or the interpreter is ending
+                    thread.start()
+                    self._work = work
+            if self._work is not None:
+                self._work.put(None)
+                return
+        self._lead()
+
+    def _lead_for_tasks(self, work: SimpleQueue[None]) -> None:
+        while True:
+            try:
+                work.get(timeout=IDLE)
+            except Empty:
+                with self._mutex:
+                    if work.empty():
+                        self._work = None
+                        return
+                continue
+            # Whatever happens, the commits' own tasks are told.
+            with suppress(Exception):
+                self._lead()
+
+
+def _tell(group: Sequence[Commit]) -> None:
+    """Wake who waits for these commits, each event loop once."""
+    loops: dict[asyncio.AbstractEventLoop, list[Commit]] = {}
+    for commit in group:
+        if commit.loop is None:
+            commit.wake()
+        else:
+            loops.setdefault(commit.loop, []).append(commit)
+    for loop, commits in loops.items():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
+            loop.call_soon_threadsafe(_resolve, commits)
+
+
+def _resolve(commits: Sequence[Commit]) -> None:
+    for commit in commits:
+        if commit.future is not None and not commit.future.done():
+            commit.future.set_result(None)
