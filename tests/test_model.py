@@ -6,7 +6,7 @@ import base64
 import copy
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from ratchetkeep.model import (
     Value,
     check_record,
 )
+from ratchetkeep.model import _checks as checks
 from ratchetkeep.model.keys import sign, verify
 from ratchetkeep.testing import Holds, record
 from ratchetkeep.testing.strategies import NATIVE, values_for
@@ -170,6 +171,97 @@ def test_every_member_is_checked(kind: type[Value]) -> None:
     """A member would take any value, which a store then cannot read back."""
     assert set(kind.CHECKS) == set(kind.__struct_fields__)
     assert kind.__struct_config__.frozen
+
+
+class Odd(Mapping[str, int]):
+    """A mapping that is no dict."""
+
+    def __getitem__(self, name: str) -> int:
+        return {"a": 1}[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("a")
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Text(str):
+    """Text that can be given more members."""
+
+
+# Values of every kind, at and beyond the edges of what members take.
+ZOO: list[Any] = [
+    None, True, False, 0.5, *(sign * 2**bits + add for bits in (0, 1, 24, 31, 32, 63, 64)
+    for sign in (1, -1) for add in (-1, 0, 1)), "", "a", "-12", "é", "\ud800", Text("a"), b"",
+    *(first + bytes(size) for size in (0, 30, 31, 32, 63, 127) for first in (b"\5", b"\6")),
+    bytearray(32), {}, checks.EMPTY, FrozenDict(), FrozenDict(a=1), FrozenDict(a=[1]), {"a": {}},
+    {"a": True, "b": 1}, {1: SECRET_BYTES}, FrozenDict({1: SECRET_BYTES, 2: b""}), {1.0: b""},
+    {"low": 1, "high": 0, "unsigned": True}, Odd(), (), [], (1, 2), [1, -1], ("a", Text("a")),
+    ["a"], {"a"}, object(), Foreign("etf", b""), PAIR, CHAIN_KEY, CHAIN, RATCHET, INFO, SESSION,
+    (PAIR,), {PUBLIC: CHAIN}, {PUBLIC: SESSION}, FrozenDict({PUBLIC: CHAIN, b"": CHAIN}),
+    {PUBLIC[:32]: CHAIN, b"\6" + PUBLIC[1:]: CHAIN}, {"a": IndexValue(value_mac=b"")},
+]  # fmt: skip
+ITEMS = (checks.data, checks.text, checks.uint32, checks.size(32, 33), checks.free, checks.name,
+         checks.instance(Chain), checks.optional(checks.public_key))  # fmt: skip
+
+
+def outcome(check: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return check(value)
+    except checks.Refused as refused:
+        return f"refused{refused.path}: {refused.what}"
+
+
+def test_tests_accept_only_what_their_checks_keep() -> None:
+    """A shortcut would let a value in that the member's check refuses, or leave it unfrozen."""
+    every = {check for kind in Value.__subclasses__() for check in kind.CHECKS.values()}
+    accepted = 0
+    for check in every:
+        test = checks.define(f"def test(v):\n    return {checks.test_of(check, 'v')}")
+        for value in ZOO:
+            if test(value):
+                accepted += 1
+                assert check(value) is value
+    assert accepted > len(every)
+
+
+@pytest.mark.parametrize("value", ZOO, ids=lambda value: type(value).__name__)
+def test_collections_are_checked_item_by_item(value: Any) -> None:
+    """One wrong item among right ones would be kept, or a list or dict would stay changeable."""
+    for item in ITEMS:
+        if isinstance(value, list | tuple):
+            alone = [outcome(item, each) for each in value]
+            kept = outcome(checks.tuple_of(item), value)
+            _check_kept(alone, kept, tuple)
+        if isinstance(value, Mapping):
+            for key in ITEMS[:-1]:
+                pairs = [(outcome(key, k), outcome(item, v)) for k, v in value.items()]
+                alone = [each for pair in pairs for each in pair]
+                kept = outcome(checks.map_of(key, item), value)
+                _check_kept(alone, kept, FrozenDict)
+
+
+def _check_kept(alone: list[Any], kept: Any, kind: type) -> None:
+    """Refused if one of the items is when it stands alone; else what the items became."""
+    wrong = [each for each in alone if isinstance(each, str) and each.startswith("refused")]
+    if wrong:
+        assert isinstance(kept, str) and kept.startswith("refused[")
+        assert any(each.partition(": ")[2] in kept for each in wrong)
+        return
+    flat = [e for pair in kept.items() for e in pair] if isinstance(kept, dict) else list(kept)
+    assert type(kept) is kind
+    assert flat == alone
+    hash(kept)
+
+
+def test_types_of_one_name_are_not_confused() -> None:
+    """A value of another type would be kept, only since its type is called the same."""
+    kinds = [type("Same", (), {}) for _ in range(2)]
+    first, second = (checks.tuple_of(checks.instance(kind)) for kind in kinds)
+    assert first([kinds[0]()]) and second([kinds[1]()])
+    with pytest.raises(checks.Refused):
+        first((kinds[1](),))
 
 
 def test_values_cannot_be_changed() -> None:

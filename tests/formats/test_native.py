@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from ratchetkeep.model import (
     DisappearingMode,
     EncodedRecord,
     Foreign,
+    FrozenDict,
     HistoryMessage,
     IndexInfo,
     IndexValue,
@@ -51,6 +53,7 @@ from ratchetkeep.model import (
     SignalIdentity,
     SignedPreKey,
     TcToken,
+    Value,
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "native-v1"
@@ -397,6 +400,95 @@ def test_a_true_checksum_over_wrong_members_is_refused() -> None:
                     continue
                 # A few payloads are values of their own: then they must be whole ones.
                 assert native.decode(record, native.encode(record, value).data or b"") == value
+
+
+def forged(record: Key, members: Any) -> bytes:
+    """A record of any members, with the checksum that belongs to them."""
+    payload = msgspec.msgpack.encode(members)
+    return b"RK\x01\0" + native._checksum(1, 0, record, payload) + payload
+
+
+PAIR_MEMBERS = {"public": public(1), "private": key(2)}
+CHAIN_MEMBERS = {"chain_key": {"counter": 1}, "chain_type": 1}
+NEW_MEMBERS = msgspec.to_builtins(NEW, builtin_types=(bytes,))
+
+
+@pytest.mark.parametrize(
+    ("family", "members"),
+    [
+        ("pre-key", PAIR_MEMBERS | {"private": key(2)[:31]}),
+        ("pre-key", PAIR_MEMBERS | {"public": b"\6" + key(1)}),
+        ("pre-key", PAIR_MEMBERS | {"extra": {1: 2}}),
+        ("pre-key", PAIR_MEMBERS | {"private": None}),
+        ("credentials", NEW_MEMBERS | {"adv_secret_key": b""}),
+        ("credentials", NEW_MEMBERS | {"registration_id": 2**32}),
+        ("credentials", NEW_MEMBERS | {"noise_key": PAIR_MEMBERS | {"public": b""}}),
+        ("credentials", NEW_MEMBERS | {"additional_data": {1: 2}}),
+        ("credentials", NEW_MEMBERS | {"last_account_sync_timestamp": [1]}),
+        ("sender-key-memory", {"1": 1}),
+        ("device-list", [1]),
+        ("identity-key", key(1)[:31]),
+        ("app-state-sync-version", {"version": -1, "hash": bytes(128)}),
+        ("app-state-sync-version", {"version": 1, "hash": bytes(127)}),
+    ],
+)
+def test_a_true_checksum_over_wrong_values_is_refused(family: str, members: Any) -> None:
+    """Members that no caller may store would be taken from a file that someone put together."""
+    record = CREDENTIALS if family == "credentials" else Key(family, "7")
+    with pytest.raises(DecodeError):
+        native.decode(record, forged(record, members))
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        CHAIN_MEMBERS,
+        CHAIN_MEMBERS | {"chain_type": 3},
+        CHAIN_MEMBERS | {"message_keys": {1: key(1), 2: key(2)[:31]}},
+        CHAIN_MEMBERS | {"message_keys": {-1: key(1)}},
+        CHAIN_MEMBERS | {"chain_key": {"counter": 1, "key": b""}},
+    ],
+)
+def test_the_depth_of_a_session_is_checked_when_read(chain: dict[str, Any]) -> None:
+    """A wrong key deep in a session would reach the client from a file that someone made."""
+    record = Key("session", "1.0")
+    members = msgspec.to_builtins(SESSION, builtin_types=(bytes,))
+    session = members["sessions"][public(1)]
+    session["chains"][public(8)] = chain
+    if chain is CHAIN_MEMBERS:
+        native.decode(record, forged(record, members))  # what the others differ from is right
+        session["chains"] = {b"\6" + key(8): chain}
+    with pytest.raises(DecodeError):
+        native.decode(record, forged(record, members))
+
+
+def changeable(value: Any) -> list[str]:
+    """The types of what could be changed in a value, at any depth."""
+    if isinstance(value, dict):
+        below = [each for pair in value.items() for part in pair for each in changeable(part)]
+        return below if type(value) is FrozenDict else [type(value).__name__, *below]
+    if type(value) is tuple:
+        return [each for part in value for each in changeable(part)]
+    if isinstance(value, Value):
+        return [e for name in value.__struct_fields__ for e in changeable(getattr(value, name))]
+    fixed = (type(None), bool, int, float, str, bytes, Foreign)
+    return [] if type(value) in fixed else [type(value).__name__]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_read_cannot_be_changed(name: str) -> None:
+    """A record that readers share would change under one of them, at some depth."""
+    record, value = RECORDS[name]
+    back = native.decode(record, stored(name))
+    assert changeable(back) == []
+    assert isinstance(value, dict) or hash(back) == hash(value)
+
+
+def test_text_in_place_of_a_record_is_refused() -> None:
+    """A row that someone wrote as text into the database would stop the program."""
+    text: Any = "RK\x01\0 and some more text"
+    with pytest.raises(DecodeError):
+        native.decode(Key("lid-mapping", "1"), text)
 
 
 def test_errors_show_no_content() -> None:

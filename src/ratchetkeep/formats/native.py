@@ -12,6 +12,7 @@ hold, lone surrogates and numbers over 64 bits, are extension values, marked by 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from ratchetkeep.model import (
     EncodedRecord,
     Foreign,
     Key,
+    Value,
     check_record,
 )
 
@@ -36,7 +38,8 @@ name = "native"
 
 MAGIC = b"RK"
 VERSION = 1
-HEADER = 12
+_HEADER = struct.Struct("2sBB8s")
+HEADER = _HEADER.size
 
 RICH = 1
 """The payload holds extension values."""
@@ -50,9 +53,15 @@ _SURROGATES, _BIG, _FOREIGN, _PAIRS = 1, 2, 3, 4
 UPGRADES: dict[int, Callable[[str, bytes], bytes]] = {}
 
 
+# Copied for every record: setting the parameters takes as long as hashing a small record.
+_HASH = hashlib.blake2b(digest_size=8, person=b"ratchetkeep")
+
+
 def _checksum(version: int, flags: int, key: Key, payload: bytes) -> bytes:
-    head = bytes((version, flags)) + key.family.encode() + b"\0" + key.id.encode() + b"\0"
-    return hashlib.blake2b(head + payload, digest_size=8, person=b"ratchetkeep").digest()
+    checksum = _HASH.copy()
+    checksum.update(b"%c%c%b\0%b\0" % (version, flags, key.family.encode(), key.id.encode()))
+    checksum.update(payload)
+    return checksum.digest()
 
 
 def _to_ext(value: Any) -> Ext:
@@ -109,7 +118,7 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
         flags |= RICH
         payload = _ENCODER.encode(_rich(value))
     checksum = _checksum(VERSION, flags, key, payload)
-    return Encoded(MAGIC + bytes((VERSION, flags)) + checksum + payload, ())
+    return Encoded(_HEADER.pack(MAGIC, VERSION, flags, checksum) + payload, ())
 
 
 def decode(key: Key, raw: bytes) -> Any:
@@ -120,29 +129,35 @@ def decode(key: Key, raw: bytes) -> Any:
     """
     if len(raw) < HEADER or raw[:2] != MAGIC:
         raise DecodeError("", "is not a record of ours, or is cut short")
-    version, flags = raw[2], raw[3]
+    _, version, flags, checksum = _HEADER.unpack_from(raw)
     if version > VERSION or flags & ~KNOWN_FLAGS:
         raise UnsupportedVersion("", f"is in format version {version}, flags {flags}")
     payload = raw[HEADER:]
-    if _checksum(version, flags, key, payload) != raw[4:HEADER]:
+    if _checksum(version, flags, key, payload) != checksum:
         raise DecodeError("", "its checksum is wrong: it is damaged, or another record's")
-    if key.family not in _TYPED:
+    decoder = _TYPED.get(key.family)
+    if decoder is None:
         raise UnsupportedVersion("", "is of a family that this version does not know")
-    if version not in range(VERSION, VERSION + 1) and version not in UPGRADES:
-        raise DecodeError("", f"format version {version} was never written")
-    for step in range(version, VERSION):
-        payload = UPGRADES[step](key.family, payload)
+    if version != VERSION:
+        payload = _upgraded(version, key.family, payload)
     try:
-        value = _decode_payload(key, flags, payload)
-        return value if key == CREDENTIALS else check_record(key, value)
+        value = _decode_flagged(key, flags, payload) if flags else decoder.decode(payload)
+        # Values of the model have checked themselves, and are of the type that was asked for.
+        return value if isinstance(value, Value) else check_record(key, value)
     except (msgspec.MsgspecError, InvalidValue, ValueError, TypeError, RecursionError):
         # Never the error's own text: it may quote what it stumbled on.
         raise DecodeError("", f"its members are not those of a {key.family} record") from None
 
 
-def _decode_payload(key: Key, flags: int, payload: bytes) -> Any:
+def _upgraded(version: int, family: str, payload: bytes) -> bytes:
+    if version not in UPGRADES:
+        raise DecodeError("", f"format version {version} was never written")
+    for step in range(version, VERSION):
+        payload = UPGRADES[step](family, payload)
+    return payload
+
+
+def _decode_flagged(key: Key, flags: int, payload: bytes) -> Any:
     if flags & ENCODED:
         return _ENCODED.decode(payload)
-    if flags & RICH:
-        return msgspec.convert(_ANY.decode(payload), _TYPES[key.family], builtin_types=(bytes,))
-    return _TYPED[key.family].decode(payload)
+    return msgspec.convert(_ANY.decode(payload), _TYPES[key.family], builtin_types=(bytes,))

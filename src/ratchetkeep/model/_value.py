@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Self, dataclass_transform
 
 import msgspec
@@ -10,16 +11,17 @@ from msgspec.structs import force_setattr
 from ratchetkeep.errors import InvalidValue
 
 from . import _checks as c
-from ._checks import Check, FrozenDict, Refused
+from ._checks import EMPTY, Check, Refused
 
-EMPTY: FrozenDict[str, Any] = FrozenDict()
+__all__ = ["EMPTY", "EncodedRecord", "Value"]
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A value of the model.
 
-    Members are checked and frozen when the value is made, decoded values too.
+    Members are checked and frozen when the value is made, decoded values too. What is immutable
+    cannot stand in a circle, so the garbage collector need not look at values (``gc=False``).
 
     :raises InvalidValue: naming the member (``KeyPair.private``), never its content.
     """
@@ -28,16 +30,12 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Members whose content may be shown; all others are shown by type and size only.
     SHOWN: ClassVar[frozenset[str]] = frozenset()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__post_init__ = _checker_of(cls.CHECKS)  # type: ignore[assignment, method-assign]
+
     def __post_init__(self) -> None:
-        for name, check in self.CHECKS.items():
-            given = getattr(self, name)
-            try:
-                kept = check(given)
-            except Refused as refused:
-                place = f"{type(self).__name__}.{name}{refused.path}"
-                raise InvalidValue(place, refused.what) from None
-            if kept is not given:
-                force_setattr(self, name, kept)
+        """Check and freeze the members; each type has a function of its own for it."""
 
     def __repr__(self) -> str:
         shown = ", ".join(
@@ -50,6 +48,32 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def replace(self, **changes: Any) -> Self:
         """A copy with some members changed, checked anew."""
         return msgspec.structs.replace(self, **changes)
+
+
+def _checker_of(checks: dict[str, Check]) -> Callable[[Any], None]:
+    """The function that checks and freezes a new value's members, with all tests written out."""
+    lines = ["def check_members(self):", "    try:"]
+    for name, check in checks.items():
+        lines += [
+            f"        given = self.{name}",
+            f"        if not {c.test_of(check, 'given')}:",
+            f"            member = {name!r}",
+            f"            kept = check_{name}(given)",
+            "            if kept is not given:",
+            "                force_setattr(self, member, kept)",
+        ]
+    lines += [
+        "    except Refused as refused:",
+        "        raise wrong(self, member, refused) from None",
+    ]
+    named = {f"check_{name}": check for name, check in checks.items()}
+    return c.define(
+        "\n".join(lines), force_setattr=force_setattr, Refused=Refused, wrong=_wrong, **named
+    )
+
+
+def _wrong(value: Value, member: str, refused: Refused) -> InvalidValue:
+    return InvalidValue(f"{type(value).__name__}.{member}{refused.path}", refused.what)
 
 
 def _mask(value: Any, shown: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ratchetkeep.errors import InvalidValue
 
 from . import _checks as c
-from ._checks import Check, FrozenDict, Refused
+from ._checks import Check, Refused
 from ._value import EMPTY, EncodedRecord, Value
 from .keys import KeyPair
 from .sender_key import SenderKeyRecord
@@ -62,7 +62,7 @@ class AppStateSyncVersion(Value, kw_only=True):
 
     version: int
     hash: bytes
-    index_value_map: Mapping[str, IndexValue] = FrozenDict()
+    index_value_map: Mapping[str, IndexValue] = EMPTY
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
         "version": c.uint64,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import _checks as c
-from ._checks import FrozenDict
 from ._value import EMPTY, Value
 from .keys import KeyPair
 
@@ -39,7 +38,7 @@ class Chain(Value, kw_only=True):
 
     chain_key: ChainKey
     chain_type: int
-    message_keys: Mapping[int, bytes] = FrozenDict()
+    message_keys: Mapping[int, bytes] = EMPTY
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
         "chain_key": c.instance(ChainKey),
@@ -116,7 +115,7 @@ class Session(Value, kw_only=True):
     registration_id: int | None = None
     current_ratchet: Ratchet
     index_info: IndexInfo
-    chains: Mapping[bytes, Chain] = FrozenDict()
+    chains: Mapping[bytes, Chain] = EMPTY
     pending_pre_key: PendingPreKey | None = None
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
@@ -137,7 +136,7 @@ class Session(Value, kw_only=True):
 class SessionRecord(Value, kw_only=True):
     """All sessions with one address, by base key, in the source's order."""
 
-    sessions: Mapping[bytes, Session] = FrozenDict()
+    sessions: Mapping[bytes, Session] = EMPTY
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
         "sessions": c.map_of(c.public_key, c.instance(Session)),
