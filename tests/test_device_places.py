@@ -26,7 +26,7 @@ from ratchetkeep import (
     open_store,
     verify_device,
 )
-from ratchetkeep.stores import urls
+from ratchetkeep.stores import _sqlite_file, urls
 
 KINDS = ("memory", "sqlite", "baileys", "baileysex")
 
@@ -326,3 +326,30 @@ def test_a_relative_folder_is_found_after_changing_the_current_one(
         "creds.json",
         "lid-mapping-1.json",
     }
+
+
+def test_a_busy_file_refuses_one_commit_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that looks at the file in a transaction would stop the device for good, though
+    nothing was written and nothing is in doubt."""
+    monkeypatch.setattr(_sqlite_file, "BUSY_MILLISECONDS", 10)
+    path = tmp_path / "x.db"
+    with open_device(f"sqlite:{path}", create=True) as device:
+        device.set({"lid-mapping": {"1": "2"}})
+        code = (
+            "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('BEGIN IMMEDIATE');"
+            "print(flush=True); sys.stdin.read()"
+        )
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StoreInUse, match="another program"):
+            device.set({"lid-mapping": {"1": "3"}})
+        assert device.get("lid-mapping", ["1"]) == {"1": "2"}
+        other.communicate()
+        device.set({"lid-mapping": {"1": "4"}})
+    with open_device(f"sqlite:{path}") as device:
+        assert device.get("lid-mapping", ["1"]) == {"1": "4"}

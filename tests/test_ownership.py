@@ -32,7 +32,7 @@ from ratchetkeep import (
     open_store,
     verify_device,
 )
-from ratchetkeep.stores import sqlite
+from ratchetkeep.stores._sqlite_owned import OwnedFile
 
 KINDS = ["sqlite", "baileys", "baileysex"]
 RACERS = 6
@@ -428,7 +428,7 @@ def test_a_forked_child_neither_writes_nor_ends_its_parent_s_ownership(
 
 def _forget(device: Device) -> None:
     """Run the finalizers that an interpreter's end runs, and pytest's fixtures would prevent."""
-    sqlite._File._open.clear()
+    OwnedFile._open.clear()
     device.__dict__.clear()
     gc.collect()
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
-from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError
+from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
 from ratchetkeep.model import Key
 from ratchetkeep.stores.base import Joint, Prepared, Store
 
@@ -28,6 +28,10 @@ MIN_GATHERING = 0.0002
 # After this the thread of a group that has nothing to do ends.
 IDLE = 5.0
 THREAD = "ratchetkeep-commit"
+
+
+# What goes wrong for all commits of a group, not for one of them.
+_OF_ALL = (CommitFailed, OwnershipLost, StoreInUse)
 
 
 class Owner(Protocol):
@@ -220,7 +224,7 @@ class GroupCommit:
         try:
             self._joint.apply(*[commit.batch for commit in group])
         except RatchetkeepError as error:
-            if len(group) > 1 and not isinstance(error, CommitFailed | OwnershipLost):
+            if len(group) > 1 and not isinstance(error, _OF_ALL):
                 # One of them is refused before anything is written; the others need not be.
                 for commit in group:
                     self._together([commit])

@@ -78,14 +78,21 @@ _DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 
 @contextmanager
 def mapped(place: str, wrap: Callable[[str], RatchetkeepError] | None = None) -> Iterator[None]:
-    """Turn SQLite's errors into ours: damage stays damage, ``wrap`` makes the rest."""
+    """Turn SQLite's errors into ours, as :func:`translated`."""
     try:
         yield
-    except _DAMAGE as error:
-        raise StoreDamaged(place, f"SQLite finds it damaged: {error}") from None
     except apsw.Error as error:
-        made = wrap or (lambda what: StoreUnreadable(place, what))
-        raise made(f"SQLite cannot use it: {type(error).__name__}: {error}") from None
+        raise translated(error, place, wrap) from None
+
+
+def translated(
+    error: apsw.Error, place: str, wrap: Callable[[str], RatchetkeepError] | None = None
+) -> RatchetkeepError:
+    """SQLite's error as ours: damage stays damage, ``wrap`` makes the rest."""
+    if isinstance(error, _DAMAGE):
+        return StoreDamaged(place, f"SQLite finds it damaged: {error}")
+    made = wrap or (lambda what: StoreUnreadable(place, what))
+    return made(f"SQLite cannot use it: {type(error).__name__}: {error}")
 
 
 def look(path: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -22,7 +21,6 @@ from ratchetkeep.errors import (
     CommitFailed,
     DeviceExists,
     NoDevice,
-    OwnershipLost,
     ReadOnly,
     StoreClosed,
     StoreInUse,
@@ -33,136 +31,9 @@ from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
 from ._owner import Ownership
+from ._sqlite_owned import OwnedFile, add_device, clear_device, device_id, read_rows, write_rows
 from .base import Finding, Joint, Prepared, Stage, Store
 from .disk import Disk
-
-_PUT = (
-    "INSERT INTO records (device, family, id, data) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (device, family, id) DO UPDATE SET data = excluded.data"
-)
-_DROP = "DELETE FROM records WHERE device = ? AND family = ? AND id = ?"
-_GET = "SELECT data FROM records WHERE device = ? AND family = ? AND id = ?"
-
-
-class _File:
-    """A file that this process owns: one connection for all of its devices."""
-
-    _open: dict[str, _File] = {}
-    # Held while opening; a test's VFS may open another file meanwhile.
-    _guard = threading.RLock()
-
-    def __init__(self, path: str, url: str, vfs: str | None) -> None:
-        self.path = path
-        self.url = url
-        self.lock = threading.RLock()
-        self.devices: set[str] = set()
-        self.failed = False
-        self.owner = Ownership(url, Path(path + ".lock"), Path(path + ".owner"))
-        self.owner.take()
-        try:
-            if not sql.require_ours(path, url):
-                sql.make(path)
-            else:
-                sql.sweep_beside(path)
-            sql.require_one_name(path, url)
-            self.connection = sql.connect(path, url, vfs=vfs)
-            self._opened = _which(path)
-        except BaseException:
-            self.owner.release()
-            raise
-
-    def check(self) -> None:
-        """Refuse to write where nobody would find it.
-
-        :raises OwnershipLost: if this process is not the owner, or the file is no longer under its
-            name: the log would stay behind under the old one.
-        """
-        self.owner.check()
-        self._check_name()
-
-    def _check_name(self) -> None:
-        if _which(self.path) != self._opened:
-            raise OwnershipLost(
-                self.url,
-                "its file was moved, removed or replaced while it was open",
-                "Put it back under its old name, with its -wal file, and open it again",
-            )
-
-    @classmethod
-    def forget(cls) -> None:
-        """In a forked child: the files are its parent's. It must ask for them like anyone else."""
-        cls._open = {}
-        cls._guard = threading.RLock()
-
-    @classmethod
-    def attach(cls, path: str, url: str, device: str, vfs: str | None) -> _File:
-        """Open ``device`` in the file, which is opened with the first of its devices."""
-        real = os.path.realpath(path)
-        with cls._guard:
-            file = cls._open.get(real)
-            if file is None:
-                file = cls._open[real] = cls(real, url, vfs)
-            if device in file.devices:
-                raise StoreInUse(url, f"device {device!r} is open already in this process")
-            file.devices.add(device)
-            return file
-
-    def detach(self, device: str) -> None:
-        """Close ``device``; the last one closes the file."""
-        with self._guard:
-            self.devices.discard(device)
-            if self.devices or self.owner.is_forked:
-                return
-            self._open.pop(self.path, None)
-            sql.disconnect(self.connection)
-            self.owner.release()
-            self._check_name()
-
-    def device_id(self, device: str) -> int | None:
-        """The row of a device, or None."""
-        return _device_id(self.connection, device)
-
-    def apply(self, *batches: Prepared) -> None:
-        """Make all batches durable in one transaction; see :meth:`Store.apply`."""
-        with self.lock:
-            for batch in batches:
-                if batch.device not in self.devices:
-                    raise StoreClosed(self.url, f"device {batch.device!r} is not open")
-            self.check()
-            if self.failed:
-                raise CommitFailed(self.url, "an earlier commit failed")
-            try:
-                with sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
-                    _transact(self.connection, batches)
-            except BaseException:
-                self.failed = True
-                raise
-
-
-os.register_at_fork(after_in_child=_File.forget)
-
-
-def _which(path: str) -> tuple[int, int]:
-    """Which file is under a name; (0, 0) for none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return found.st_dev, found.st_ino
-
-
-def _device_id(connection: apsw.Connection, device: str) -> int | None:
-    row = connection.execute("SELECT id FROM devices WHERE name = ?", (device,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _add_device(connection: apsw.Connection, device: str) -> int:
-    found = _device_id(connection, device)
-    if found is not None:
-        return found
-    row = (device, int(time.time() * 1000))
-    connection.execute("INSERT INTO devices (name, created) VALUES (?, ?)", row)
-    return connection.last_insert_rowid()
 
 
 class SqliteStore(Store):
@@ -179,7 +50,7 @@ class SqliteStore(Store):
         self.path = path
         self.vfs = vfs
         self.url = f"sqlite:{path}"
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, OwnedFile] = {}
         self._readers: dict[str, apsw.Connection] = {}
         self._lock = threading.RLock()
 
@@ -206,7 +77,7 @@ class SqliteStore(Store):
             return
         if not is_there:
             self._make_folder()
-        file = _File.attach(self.path, self.url, device, self.vfs)
+        file = OwnedFile.attach(self.path, self.url, device, self.vfs)
         try:
             with sql.mapped(self.url):
                 if not create and file.device_id(device) is None:
@@ -236,7 +107,7 @@ class SqliteStore(Store):
         connection = sql.connect_read_only(self.path, self.url)
         try:
             with sql.mapped(self.url):
-                if _device_id(connection, device) is None:
+                if device_id(connection, device) is None:
                     raise self._no_device(connection, device)
         except BaseException:
             sql.disconnect(connection)
@@ -265,20 +136,14 @@ class SqliteStore(Store):
 
     def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
         connection, lock = self._using(device)
-        found: dict[Key, bytes] = {}
         with lock, sql.mapped(self.url):
-            number = _device_id(connection, device)
-            for key in keys:
-                row = connection.execute(_GET, (number, key.family, key.id)).fetchone()
-                if row is not None:
-                    found[key] = row[0]
-        return found
+            return read_rows(connection, device_id(connection, device), keys)
 
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
         connection, lock = self._using(device)
         only = "" if family is None else " AND family = ?"
         with lock, sql.mapped(self.url):
-            number = _device_id(connection, device)
+            number = device_id(connection, device)
             rows = connection.execute(
                 f"SELECT family, id FROM records WHERE device = ?{only}",
                 (number,) if family is None else (number, family),
@@ -295,7 +160,7 @@ class SqliteStore(Store):
     def joint(self, device: str) -> Joint:
         return self._writable(device)
 
-    def _writable(self, device: str) -> _File:
+    def _writable(self, device: str) -> OwnedFile:
         if device in self._readers:
             raise ReadOnly(self.url, "was opened read-only")
         if device not in self._files:
@@ -309,7 +174,7 @@ class SqliteStore(Store):
     def trace(self, device: str) -> str:
         connection, lock = self._using(device)
         with lock, sql.mapped(self.url):
-            number = _device_id(connection, device)
+            number = device_id(connection, device)
             count = "SELECT count(*) FROM records WHERE device = ?"
             rows = connection.execute(count, (number,)).fetchone()
         return "" if number is None else f"an entry and {rows[0] if rows else 0} records"
@@ -322,7 +187,7 @@ class SqliteStore(Store):
         with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
             file.check()
             with file.connection:
-                _clear(file.connection, file.device_id(device), and_entry=True)
+                clear_device(file.connection, file.device_id(device), and_entry=True)
         self.release(device)
 
     def findings(self, device: str) -> Iterator[Finding]:
@@ -346,48 +211,20 @@ class SqliteStore(Store):
                 yield Finding("warning", path, what, f"chmod go= {path}")
 
 
-def _transact(connection: apsw.Connection, batches: Iterable[Prepared]) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for batch in batches:
-            number = _add_device(connection, batch.device)
-            _write(connection, number, batch.changes)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _write(connection: apsw.Connection, number: int, changes: Mapping[Key, bytes | None]) -> None:
-    put = [(number, k.family, k.id, data) for k, data in changes.items() if data is not None]
-    drop = [(number, k.family, k.id) for k, data in changes.items() if data is None]
-    if put:
-        connection.executemany(_PUT, put)
-    if drop:
-        connection.executemany(_DROP, drop)
-
-
-def _clear(connection: apsw.Connection, number: int | None, *, and_entry: bool = False) -> None:
-    connection.execute("DELETE FROM records WHERE device = ?", (number,))
-    if and_entry:
-        connection.execute("DELETE FROM devices WHERE id = ?", (number,))
-
-
 class _SqliteStage:
     """A device in one transaction of the file; a new file is made beside it and renamed."""
 
     def __init__(self, store: SqliteStore, device: str, overwrite: bool) -> None:
         self._store, self._device, self._overwrite = store, device, overwrite
         self._path = store.path
-        self._file: _File | None = None
+        self._file: OwnedFile | None = None
         self._number = 0
 
     def __enter__(self) -> Self:
         store = self._store
         store.check_vacant(self._device, overwrite=self._overwrite)
         if sql.require_ours(store.path, store.url):
-            self._file = _File.attach(store.path, store.url, self._device, store.vfs)
+            self._file = OwnedFile.attach(store.path, store.url, self._device, store.vfs)
             self._file.lock.acquire()
             self._connection = self._file.connection
         else:
@@ -414,25 +251,21 @@ class _SqliteStage:
     def _begin(self) -> None:
         with self._mapped():
             self._connection.execute("BEGIN IMMEDIATE")
-            number = _device_id(self._connection, self._device)
+            number = device_id(self._connection, self._device)
             if number is not None and not self._overwrite:
                 what = f"holds a device {self._device!r} already"
                 raise DeviceExists(self._store.url, what)
             if number is not None:
-                _clear(self._connection, number)
-            self._number = _add_device(self._connection, self._device)
+                clear_device(self._connection, number)
+            self._number = add_device(self._connection, self._device)
 
     def write(self, changes: Mapping[Key, bytes]) -> None:
         with self._mapped():
-            _write(self._connection, self._number, changes)
+            write_rows(self._connection, self._number, changes)
 
     def read(self, keys: Iterable[Key]) -> dict[Key, bytes]:
         with self._mapped():
-            rows = {
-                key: self._connection.execute(_GET, (self._number, key.family, key.id)).fetchone()
-                for key in keys
-            }
-        return {key: row[0] for key, row in rows.items() if row is not None}
+            return read_rows(self._connection, self._number, keys)
 
     def publish(self) -> None:
         with self._mapped():
