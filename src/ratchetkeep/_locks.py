@@ -1,4 +1,4 @@
-"""Locks by name for transactions: fair, nested, and refused where waiting could never end.
+"""Locks by name for transactions: fair, nested, and refused where waiting might never end.
 
 Neither face of a device is known here: whoever waits says how to be woken, and waits its own way.
 """
@@ -6,8 +6,7 @@ Neither face of a device is known here: whoever waits says how to be woken, and 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ratchetkeep.errors import InvalidValue
@@ -18,6 +17,7 @@ class Holder:
 
     :ivar outer: the one that it is inside of. What the outer one holds does not stop an inner one;
         what an inner one took goes to the outer one when it ends.
+    :ivar has_ended: it takes no more changes.
     """
 
     def __init__(self, outer: Holder | None = None) -> None:
@@ -26,6 +26,8 @@ class Holder:
         self.has_ended = False
         # Names that it holds or has lent to an inner one, and who held each before.
         self.taken: dict[str, Holder | None] = {}
+        # Later than has_ended: locks are held until the changes are committed.
+        self.gave_back = False
 
     def is_within(self, other: Holder) -> bool:
         """True for ``other`` itself and for what is inside of it."""
@@ -44,54 +46,76 @@ class Holder:
 
 @dataclass(eq=False)
 class Wait:
-    """A request for locks that was not granted at once; ``wake`` is called when it is."""
+    """A request for locks that was not granted at once.
+
+    :ivar number: who asked first has the lower one.
+    :ivar wake: called, from any thread, when it is granted; False if nobody is there to be woken.
+    """
 
     holder: Holder
     names: list[str]
-    wake: Callable[[], None]
+    wake: Callable[[], bool]
+    number: int
     is_over: bool = False
+
+    @property
+    def is_inner(self) -> bool:
+        """True if its holder may hold what others wait for."""
+        return self.holder.outer is not None
 
 
 @dataclass(eq=False)
 class _Queue:
-    """Who waits for one name. Inner ones may hold what others wait for, so they go first and in
-    any order; all others wait in line."""
+    """Who waits for one name, in the order of asking."""
 
-    inner: list[Wait] = field(default_factory=list)
-    line: deque[Wait] = field(default_factory=deque)
+    inner: dict[Wait, None] = field(default_factory=dict)
+    line: dict[Wait, None] = field(default_factory=dict)
 
-    def first(self) -> Wait | None:
-        """The first in line."""
-        while self.line and self.line[0].is_over:
-            self.line.popleft()
-        return self.line[0] if self.line else None
+    def add(self, wait: Wait) -> None:
+        """Put one at the end."""
+        (self.inner if wait.is_inner else self.line)[wait] = None
 
     def remove(self, wait: Wait) -> None:
-        """Forget who waits no longer; in the line they are skipped later."""
-        if wait in self.inner:
-            self.inner.remove(wait)
+        """Forget one."""
+        (self.inner if wait.is_inner else self.line).pop(wait, None)
+
+    def candidates(self) -> Iterator[Wait]:
+        """Who may come next, in the order of asking: inner ones, and the first of the others."""
+        first = next(iter(self.line), None)
+        for wait in self.inner:
+            if first is not None and first.number < wait.number:
+                yield first
+                first = None
+            yield wait
+        if first is not None:
+            yield first
 
 
 class KeyLocks:
-    """Exclusive locks by name."""
+    """Exclusive locks by name.
+
+    Who asks first is first. Only one that is inside another may pass those who cannot be granted
+    yet: it may hold what they wait for.
+    """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._holders: dict[str, Holder] = {}
         self._queues: dict[str, _Queue] = {}
-        self._waits: dict[Holder, list[Wait]] = {}
+        self._waits: dict[Holder, dict[Wait, None]] = {}
+        self._asked = 0
 
-    def ask(self, holder: Holder, names: Iterable[str], wake: Callable[[], None]) -> Wait | None:
+    def ask(self, holder: Holder, names: Iterable[str], wake: Callable[[], bool]) -> Wait | None:
         """Take all ``names`` in one step: None if they are taken, else who waits.
 
-        :param wake: called, from any thread, when they are taken later.
-        :raises InvalidValue: if waiting would never end.
+        :param wake: see :class:`Wait`.
+        :raises InvalidValue: if waiting might never end.
         """
         wanted = list(dict.fromkeys(names))
         if not wanted:
             return None
         with self._mutex:
-            in_line = holder.outer is None and any(self._is_awaited(name) for name in wanted)
+            in_line = holder.outer is None and any(name in self._queues for name in wanted)
             if not in_line and not self._blockers(holder, wanted):
                 self._grant(holder, wanted)
                 return None
@@ -103,7 +127,7 @@ class KeyLocks:
                     "waits for ours",
                     "Name all keys when the outermost transaction begins",
                 )
-            return self._enqueue(Wait(holder, wanted, wake))
+            return self._enqueue(Wait(holder, wanted, wake, self._asked))
 
     def withdraw(self, wait: Wait) -> bool:
         """Wait no longer; False if it was granted meanwhile."""
@@ -111,8 +135,8 @@ class KeyLocks:
             if wait.is_over:
                 return False
             self._end(wait)
-            woken = [each for name in wait.names for each in self._pass_on(name)]
-        _wake(woken)
+            granted = [each for name in wait.names for each in self._pass_on(name)]
+        self._wake(granted)
         return True
 
     def give_back(self, holder: Holder, *, keep: bool) -> None:
@@ -121,23 +145,36 @@ class KeyLocks:
         :param keep: if it is inside another, that one gets them.
         """
         with self._mutex:
-            holder.has_ended = True
-            for name, before in holder.taken.items():
-                if self._holders.get(name) is not holder:
-                    continue  # lent to an inner one that has not ended
-                heir = holder.outer if keep else before
-                heir = heir.living() if heir else None
-                if heir is None:
-                    del self._holders[name]
-                else:
-                    heir.taken.setdefault(name, None)
-                    self._holders[name] = heir
-            woken = [each for name in holder.taken for each in self._pass_on(name)]
-        _wake(woken)
+            granted = self._release(holder, keep=keep)
+        self._wake(granted)
 
-    def _is_awaited(self, name: str) -> bool:
-        queue = self._queues.get(name)
-        return queue is not None and queue.first() is not None
+    def _wake(self, granted: list[Wait]) -> None:
+        while granted:
+            wait = granted.pop()
+            if not wait.wake():
+                with self._mutex:
+                    granted += self._release(wait.holder, keep=False)
+
+    def _release(self, holder: Holder, *, keep: bool) -> list[Wait]:
+        holder.has_ended = holder.gave_back = True
+        freed = [name for name in holder.taken if self._holders.get(name) is holder]
+        for name in freed:
+            heir = holder.outer if keep else holder.taken[name]
+            while heir is not None and heir.gave_back:
+                heir = heir.outer
+            if heir is None:
+                del self._holders[name]
+                continue
+            self._holders[name] = heir
+            heir.taken.setdefault(name, self._before(name, holder, heir))
+        return [wait for name in freed for wait in self._pass_on(name)]
+
+    def _before(self, name: str, holder: Holder, heir: Holder) -> Holder | None:
+        """Who held a name before ``holder`` and is around ``heir``."""
+        before = holder.taken[name]
+        while before is not None and (before is heir or not heir.is_within(before)):
+            before = before.taken.get(name)
+        return before
 
     def _blockers(self, holder: Holder, names: Iterable[str]) -> set[Holder]:
         """Who holds one of ``names`` so that ``holder`` cannot have it."""
@@ -152,62 +189,74 @@ class KeyLocks:
                 self._holders[name] = holder
 
     def _enqueue(self, wait: Wait) -> Wait:
+        self._asked += 1
         for name in wait.names:
-            queue = self._queues.setdefault(name, _Queue())
-            (queue.line if wait.holder.outer is None else queue.inner).append(wait)
-        self._waits.setdefault(wait.holder.root, []).append(wait)
+            self._queues.setdefault(name, _Queue()).add(wait)
+        self._waits.setdefault(wait.holder.root, {})[wait] = None
         return wait
 
     def _end(self, wait: Wait) -> None:
         wait.is_over = True
         waits = self._waits[wait.holder.root]
-        waits.remove(wait)
+        del waits[wait]
         if not waits:
             del self._waits[wait.holder.root]
         for name in wait.names:
-            self._queues[name].remove(wait)
+            queue = self._queues[name]
+            queue.remove(wait)
+            if not queue.inner and not queue.line:
+                del self._queues[name]
 
     def _pass_on(self, name: str) -> list[Wait]:
-        """Grant what a free name lets be granted; gives who is to be woken."""
-        queue = self._queues.get(name)
+        """Grant a free name to who comes next, if that one can be granted all that it waits for."""
+        for wait in self._candidates(name):
+            if self._can_be_granted(wait):
+                self._grant(wait.holder, wait.names)
+                self._end(wait)
+                return [wait]
+        return []
+
+    def _candidates(self, name: str) -> Iterable[Wait]:
+        queue, holder = self._queues.get(name), self._holders.get(name)
         if queue is None:
-            return []
-        woken = [wait for wait in list(queue.inner) if self._try(wait)]
-        first = queue.first()
-        if first is not None and all(self._is_first(first, each) for each in first.names):
-            woken += [first] if self._try(first) else []
-        if not queue.inner and queue.first() is None:
-            del self._queues[name]
-        return woken
+            return ()
+        if holder is None:
+            return queue.candidates()
+        # Held by an outer one: only what is inside of it can have it.
+        return [wait for wait in self._waits.get(holder.root, ()) if wait in queue.inner]
 
-    def _is_first(self, wait: Wait, name: str) -> bool:
-        return self._queues[name].first() is wait
-
-    def _try(self, wait: Wait) -> bool:
+    def _can_be_granted(self, wait: Wait) -> bool:
         if self._blockers(wait.holder, wait.names):
             return False
-        self._grant(wait.holder, wait.names)
-        self._end(wait)
-        return True
+        if wait.is_inner:
+            return not self._closes_a_ring(wait)
+        return all(next(self._queues[name].candidates()) is wait for name in wait.names)
+
+    def _closes_a_ring(self, wait: Wait) -> bool:
+        """True if others that want the same would then wait for ever."""
+        if len(self._waits[wait.holder.root]) == 1:
+            return False  # it will wait for nobody
+        others = {other for name in wait.names for other in self._queues[name].inner} - {wait}
+        return any(self._leads_to(other.holder, {wait.holder}, skip=wait) for other in others)
 
     def _never_ends(self, holder: Holder, names: Iterable[str]) -> bool:
-        """True if one that is in the way ends only after ``holder``."""
+        return self._leads_to(holder, self._blockers(holder, names))
+
+    def _leads_to(self, asker: Holder, todo: set[Holder], skip: Wait | None = None) -> bool:
+        """True if one of ``todo`` ends only after ``asker``. What one holds goes outward when it
+        ends, so all around it that is not around ``asker`` has to end as well."""
         seen: set[Holder] = set()
-        todo = self._blockers(holder, names)
         while todo:
             other = todo.pop()
-            if holder.is_within(other):
+            while other.outer is not None and not asker.is_within(other.outer):
+                other = other.outer
+            if asker.is_within(other):
                 return True
             if other in seen:
                 continue
             seen.add(other)
             for wait in self._waits.get(other.root, ()):
                 # It ends after what is inside of it.
-                if wait.holder.is_within(other):
+                if wait is not skip and wait.holder.is_within(other):
                     todo |= self._blockers(wait.holder, wait.names)
         return False
-
-
-def _wake(waits: Iterable[Wait]) -> None:
-    for wait in waits:
-        wait.wake()

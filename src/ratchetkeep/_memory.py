@@ -8,7 +8,7 @@ from typing import Any
 
 from ratchetkeep._cache import ABSENT, Cache
 from ratchetkeep.commit import Commit
-from ratchetkeep.errors import CommitFailed
+from ratchetkeep.errors import CommitFailed, RatchetkeepError, StoreClosed
 from ratchetkeep.model import CREDENTIALS, Credentials, check_key
 from ratchetkeep.stores.base import Store
 
@@ -29,6 +29,7 @@ class Memory:
         self._name = name
         self._cache = Cache()
         self._is_doubtful = False
+        self._is_closed = False
 
     def look(self, family: str, ids: Sequence[str]) -> dict[str, Any] | None:
         """Records by id, without absent ones, if all of them are known; never blocks."""
@@ -74,6 +75,14 @@ class Memory:
         if self._is_doubtful:
             raise CommitFailed(self.url, "an earlier commit was interrupted")
 
-    def clear(self) -> None:
-        """Forget the records."""
+    def refusal(self) -> RatchetkeepError | None:
+        """Why a commit that waited must not be carried out, if so."""
+        if self._is_closed:
+            # It may be open again meanwhile, in another memory, which would not know of it.
+            return StoreClosed(self.url, "the device was closed before the commit's turn")
+        return None
+
+    def close(self) -> None:
+        """Forget the records, and take no commit any more."""
+        self._is_closed = True
         self._cache.clear()

@@ -154,6 +154,10 @@ class Folder(DirectoryStore):
             keys = {Key(family, id) for family in ids for id in ids[family]}
         except (DecodeError, UnsupportedVersion):
             keys = {Key(family, id) for family in FAMILIES for id in _binaries(raw)}
+        # What the commits of an unclean stop changed in it, where it cannot be read.
+        changed = self._journal.ids
+        keys = {key for key in keys if changed.get(key, True)}
+        keys |= {key for key, is_there in changed.items() if is_there}
         return {key for key in keys if key.family not in FAMILIES or _is_key(key)}
 
 

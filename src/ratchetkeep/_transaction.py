@@ -92,17 +92,28 @@ class Transaction(Holder):
         :raises InvalidValue: if it is not there; it may have been used before.
         """
         text = str(id)
-        pair: KeyPair | None = self.get("pre-key", [text]).get(text)
+        self._check_running()
+        # Locked: another transaction may be about to take the same.
+        with self._device._block((pre_key_lock(text),), self) as inner:
+            pair = inner.get("pre-key", [text]).get(text)
+            return inner._consumed(text, pair)
+
+    def _consumed(self, id: str, pair: KeyPair | None) -> KeyPair:
         if pair is None:
-            raise missing_pre_key(text)
-        self.set({"pre-key": {text: None}})
+            raise InvalidValue(
+                f"pre-key {id}",
+                "is not there: it was used before, or never made",
+                "Ask the sender to send again with a new pre-key",
+            )
+        self.set({"pre-key": {id: None}})
         return pair
 
     def _change_ids(self, family: str, ids: builtins.set[str]) -> None:
         """Put this transaction's changes into the stored ``ids`` of a family."""
         if self._around is not None:
             self._around._change_ids(family, ids)
-        for key, value in self._changes.items():
+        # A copy: a task that was started inside may set something meanwhile.
+        for key, value in self._changes.copy().items():
             if key.family == family:
                 (ids.discard if value is None else ids.add)(key.id)
 
@@ -114,13 +125,9 @@ class Transaction(Holder):
         outer._changes.update(self._changes)
 
 
-def missing_pre_key(id: str) -> InvalidValue:
-    """What a pre-key that is not there raises."""
-    return InvalidValue(
-        f"pre-key {id}",
-        "is not there: it was used before, or never made",
-        "Ask the sender to send again with a new pre-key",
-    )
+def pre_key_lock(id: str) -> str:
+    """The lock that taking a pre-key takes."""
+    return f"pre-key {id}"
 
 
 def merged(ids: Iterable[str], changed: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:

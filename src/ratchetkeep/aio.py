@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ratchetkeep import prekeys
-from ratchetkeep._transaction import Records, Transaction, listed, merged
+from ratchetkeep._transaction import Records, Transaction, listed, merged, pre_key_lock
 from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import InvalidValue
 from ratchetkeep.model import Credentials, Key, KeyPair
@@ -113,8 +113,12 @@ class AsyncTransaction:
 
         :raises InvalidValue: if it is not there; it may have been used before.
         """
-        await self.get("pre-key", [str(id)])
-        return self._core.consume_pre_key(id)
+        core, text = self._core, str(id)
+        core._check_running()
+        # Locked: another transaction may be about to take the same.
+        async with _AsyncBlock(core._device, (pre_key_lock(text),), core) as inner:
+            pair = (await inner.get("pre-key", [text])).get(text)
+            return inner._core._consumed(text, pair)
 
 
 async def _stored(core: Device, family: str, ids: Iterable[str]) -> dict[str, Any]:
@@ -180,7 +184,12 @@ class AsyncDevice:
         Tasks that are started inside are inside too, until it ends.
         """
         self._core._check_open()
-        return _AsyncBlock(self._core, keys)
+        return _AsyncBlock(self._core, keys, self._core._running())
+
+    @property
+    def in_transaction(self) -> bool:
+        """True inside a transaction."""
+        return self._core.in_transaction
 
     async def ids(self, family: str) -> list[str]:
         """All ids of a family, sorted; see :meth:`Device.ids`."""
@@ -230,16 +239,17 @@ class AsyncDevice:
 class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
     """The ``async with`` block of a transaction."""
 
-    def __init__(self, core: Device, keys: tuple[str, ...]) -> None:
+    def __init__(self, core: Device, keys: tuple[str, ...], outer: Transaction | None) -> None:
         self._device = core
         self._keys = keys
+        self._outer = outer
 
     async def __aenter__(self) -> AsyncTransaction:
         device = self._device
-        self._outer = device._running()
         self._transaction = Transaction(device, self._outer)
         if self._keys:
             await self._lock()
+        self._before = device._running()
         device._current.set(self._transaction)
         return AsyncTransaction(self._transaction)
 
@@ -265,7 +275,7 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
         trace: TracebackType | None,
     ) -> None:
         transaction = self._transaction
-        self._device._current.set(self._outer)
+        self._device._current.set(self._before)
         has_joined = False
         try:
             if kind is None and self._outer is not None:
@@ -278,13 +288,17 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
             self._device._locks.give_back(transaction, keep=has_joined)
 
 
-def _waker(loop: asyncio.AbstractEventLoop, granted: asyncio.Future[None]) -> Callable[[], None]:
+def _waker(loop: asyncio.AbstractEventLoop, granted: asyncio.Future[None]) -> Callable[[], bool]:
     def resolve() -> None:
         if not granted.done():
             granted.set_result(None)
 
-    def wake() -> None:
-        loop.call_soon_threadsafe(resolve)
+    def wake() -> bool:
+        try:
+            loop.call_soon_threadsafe(resolve)
+        except RuntimeError:  # the loop was closed: nobody waits there any more
+            return False
+        return True
 
     return wake
 

@@ -12,7 +12,7 @@ import copy
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
@@ -49,6 +49,9 @@ class Owner(Protocol):
     def doubt(self) -> None:
         """Memory may differ from what is stored: refuse everything until opened again."""
 
+    def refusal(self) -> RatchetkeepError | None:
+        """Why a commit that waited must not be carried out, if so."""
+
 
 class Commit:
     """One commit on its way.
@@ -58,7 +61,17 @@ class Commit:
     :param loop: where its task waits; None if a thread does.
     """
 
-    __slots__ = ("_wake", "batch", "changes", "error", "future", "is_over", "loop", "owner")
+    __slots__ = (
+        "_is_awake",
+        "_wake",
+        "batch",
+        "changes",
+        "error",
+        "future",
+        "is_over",
+        "loop",
+        "owner",
+    )
 
     def __init__(
         self,
@@ -75,6 +88,7 @@ class Commit:
         self.error: RatchetkeepError | None = None
         self.is_over = False
         self._wake: threading.Lock | None = None
+        self._is_awake = False
 
     def prepare_to_sleep(self) -> None:
         """Before another thread could wake it."""
@@ -85,16 +99,17 @@ class Commit:
         """Wait until it is over or is to lead; gives what interrupted it (Ctrl-C): that is raised
         only when the outcome is known."""
         interrupt: BaseException | None = None
-        while self._wake is not None:
+        # The flag: an interrupt may come just after the lock was acquired.
+        while self._wake is not None and not self._is_awake:
             try:
                 self._wake.acquire()
-                break
             except BaseException as error:  # noqa: BLE001 - handed to the caller
                 interrupt = error
         return interrupt
 
     def wake(self) -> None:
         """End the sleep of its thread."""
+        self._is_awake = True
         if self._wake is not None:
             self._wake.release()
 
@@ -112,8 +127,10 @@ class GroupCommit:
         self._joint = joint
         self._mutex = threading.Lock()
         self._waiting: list[Commit] = []
-        self._is_led = False
-        self._is_kicked = False
+        # Whoever leads, and what it took on.
+        self._leader: object | None = None
+        self._group: list[Commit] = []
+        self._kicked: set[asyncio.AbstractEventLoop] = set()
         self._expected = 1
         self._took = 0.0
         self._full: threading.Lock | None = None
@@ -130,14 +147,26 @@ class GroupCommit:
 
         :raises CommitFailed: if it could not be made durable.
         """
-        with self._mutex:
-            leads, self._is_led = not self._is_led, True
+        interrupt: BaseException | None = None
+        try:
+            with self._mutex:
+                leads = self._leader is None
+                if leads:
+                    self._leader = commit
+                else:
+                    commit.prepare_to_sleep()
+                self._add(commit)
             if not leads:
-                commit.prepare_to_sleep()
-            self._add(commit)
-        interrupt = None if leads else commit.sleep()
-        if not commit.is_over:
-            self._lead()
+                interrupt = commit.sleep()
+            if not commit.is_over:
+                self._lead()
+        except BaseException:
+            # Ctrl-C at any moment: nobody else would ever lead.
+            if self._leader is commit:
+                with self._mutex:
+                    self._waiting = [other for other in self._waiting if other is not commit]
+                self._hand_over()
+            raise
         if interrupt is not None:
             raise interrupt
         if commit.error is not None:
@@ -148,9 +177,10 @@ class GroupCommit:
         assert commit.loop is not None  # noqa: S101 - what submit is for
         with self._mutex:
             self._add(commit)
-            if self._is_led or self._is_kicked:
+            if self._leader is not None or commit.loop in self._kicked:
                 return
-            self._is_kicked = True
+            # One kick for each loop: another loop may be busy, or be closed before it kicks.
+            self._kicked.add(commit.loop)
         # Not at once: other tasks that are ready may commit too.
         commit.loop.call_soon(self._kick)
 
@@ -162,10 +192,10 @@ class GroupCommit:
 
     def _kick(self) -> None:
         with self._mutex:
-            self._is_kicked = False
-            if self._is_led or not self._waiting:
+            self._kicked.clear()
+            if self._leader is not None or not self._waiting:
                 return
-            self._is_led = True
+            self._leader = self
         self._call_thread()
 
     def _lead(self) -> None:
@@ -175,13 +205,13 @@ class GroupCommit:
         except BaseException as error:  # noqa: BLE001 - Ctrl-C, raised below
             interrupt = error
         with self._mutex:
-            group, self._waiting = self._waiting, []
+            self._group, self._waiting = self._waiting, []
         started = time.perf_counter()
         try:
-            self._carry_out(group)
+            self._carry_out(self._group)
         finally:
             self._took = time.perf_counter() - started
-            self._hand_over(group)
+            self._hand_over()
         if interrupt is not None:
             raise interrupt
 
@@ -206,21 +236,26 @@ class GroupCommit:
 
     def _carry_out(self, group: Sequence[Commit]) -> None:
         owners = {id(commit.owner): commit.owner for commit in group}
-        # Nobody else holds several, so they can be taken in any order.
-        for owner in owners.values():
-            owner.order.acquire()
-        try:
-            self._together(group)
-        except BaseException:
-            # Ctrl-C, or no memory: nobody knows how far it got.
+        with ExitStack() as orders:
+            # Nobody else holds several, so they can be taken in any order.
             for owner in owners.values():
-                owner.doubt()
-            raise
-        finally:
-            for owner in owners.values():
-                owner.order.release()
+                owner.order.acquire()
+                orders.callback(owner.order.release)
+            for commit in group:
+                refusal = commit.owner.refusal()
+                if refusal is not None:
+                    commit.fail(refusal)
+            try:
+                self._together([commit for commit in group if not commit.is_over])
+            except BaseException:
+                # Ctrl-C, or no memory: nobody knows how far it got.
+                for owner in owners.values():
+                    owner.doubt()
+                raise
 
     def _together(self, group: Sequence[Commit]) -> None:
+        if not group:
+            return
         try:
             self._joint.apply(*[commit.batch for commit in group])
         except RatchetkeepError as error:
@@ -236,15 +271,16 @@ class GroupCommit:
                 commit.owner.settle(commit)
                 commit.is_over = True
 
-    def _hand_over(self, group: Sequence[Commit]) -> None:
-        for commit in group:
-            if not commit.is_over:
-                commit.fail(CommitFailed(commit.owner.url, "the commit was interrupted"))
+    def _hand_over(self) -> None:
         with self._mutex:
+            group, self._group = self._group, []
+            for commit in group:
+                if not commit.is_over:
+                    commit.fail(CommitFailed(commit.owner.url, "the commit was interrupted"))
             self._expected = len(group) + len(self._waiting)
             heir = next((commit for commit in self._waiting if commit.loop is None), None)
             needs_thread = heir is None and bool(self._waiting)
-            self._is_led = bool(self._waiting)
+            self._leader = self if needs_thread else heir
         # The next sync begins before those of this one go on.
         if heir is not None:
             heir.wake()

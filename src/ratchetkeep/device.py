@@ -88,8 +88,7 @@ class Device:
     @property
     def credentials(self) -> Credentials:
         """The credentials; inside a transaction, with its changes."""
-        if not self._is_open:
-            raise StoreClosed(self._store.url, "the device was closed")
+        self._check_open()
         transaction = self._running()
         return transaction.credentials if transaction else self._memory.credentials
 
@@ -139,7 +138,15 @@ class Device:
         task or thread that runs in a copy of this context is inside too.
         """
         self._check_open()
-        return _Block(self, keys)
+        return self._block(keys, self._running())
+
+    def _block(self, keys: tuple[str, ...], outer: Transaction | None) -> _Block:
+        return _Block(self, keys, outer)
+
+    @property
+    def in_transaction(self) -> bool:
+        """True inside a transaction."""
+        return self._running() is not None
 
     def ids(self, family: str) -> list[str]:
         """All ids of a family, sorted; inside a transaction, with its changes.
@@ -170,8 +177,9 @@ class Device:
 
     def unuploaded_pre_keys(self) -> dict[int, KeyPair]:
         """The pre-keys that are not on the server yet, by id, oldest first."""
-        ids = prekeys.waiting(self.ids("pre-key"), self.credentials)
-        return {int(id): pair for id, pair in self.get("pre-key", ids).items()}
+        with self._memory.order:  # all of one moment
+            ids = prekeys.waiting(self.ids("pre-key"), self.credentials)
+            return {int(id): pair for id, pair in self.get("pre-key", ids).items()}
 
     def mark_pre_keys_uploaded(self, up_to: int) -> None:
         """Note, durably, that the pre-keys up to and with this id are on the server.
@@ -183,7 +191,8 @@ class Device:
 
     def pre_key_stock(self) -> PreKeyStock:
         """How many one-time pre-keys there are, and how many wait for upload."""
-        return prekeys.stock(self.ids("pre-key"), self.credentials)
+        with self._memory.order:
+            return prekeys.stock(self.ids("pre-key"), self.credentials)
 
     def close(self) -> None:
         """Give the device back. Everything is in its final place when this returns."""
@@ -193,7 +202,7 @@ class Device:
             if not self._is_open:
                 return
             self._is_open = False
-            self._memory.clear()
+            self._memory.close()
             try:
                 self._store.release(self._name)
             finally:
@@ -280,22 +289,28 @@ class Device:
 class _Block(AbstractContextManager[Transaction]):
     """The ``with`` block of a transaction."""
 
-    def __init__(self, device: Device, keys: tuple[str, ...]) -> None:
+    def __init__(self, device: Device, keys: tuple[str, ...], outer: Transaction | None) -> None:
         self._device = device
         self._keys = keys
+        self._outer = outer
 
     def __enter__(self) -> Transaction:
         device = self._device
-        self._outer = device._running()
         self._transaction = Transaction(device, self._outer)
         if self._keys:
             self._lock()
+        self._before = device._running()
         device._current.set(self._transaction)
         return self._transaction
 
     def _lock(self) -> None:
         locks, granted = self._device._locks, threading.Event()
-        wait = locks.ask(self._transaction, self._keys, granted.set)
+
+        def wake() -> bool:
+            granted.set()
+            return True
+
+        wait = locks.ask(self._transaction, self._keys, wake)
         if wait is None:
             return
         try:
@@ -312,7 +327,7 @@ class _Block(AbstractContextManager[Transaction]):
         trace: TracebackType | None,
     ) -> None:
         transaction = self._transaction
-        self._device._current.set(self._outer)
+        self._device._current.set(self._before)
         has_joined = False
         try:
             if kind is None and self._outer is not None:

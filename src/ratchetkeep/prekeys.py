@@ -49,6 +49,8 @@ def _ahead(start: int, end: int) -> int:
 
 def is_waiting(id: int, credentials: Credentials) -> bool:
     """True if a pre-key of this id is not on the server yet."""
+    if id > MAX_PRE_KEY_ID:
+        return False  # no client of ours made it, and the wire has no room for it
     first = _wrapped(credentials.first_unuploaded_pre_key_id)
     return _ahead(first, id) < _pending(credentials)
 
@@ -131,6 +133,8 @@ def uploaded(up_to: int, credentials: Credentials) -> Credentials:
     if is_waiting(up_to, credentials):
         return credentials.replace(first_unuploaded_pre_key_id=_wrapped(up_to + 1))
     first, next_id = credentials.first_unuploaded_pre_key_id, credentials.next_pre_key_id
-    if _ahead(_wrapped(next_id), up_to) < _ahead(up_to, _wrapped(first)):
+    # Nearer to the next id than to those that are uploaded; the next id itself is not behind.
+    behind = _ahead(up_to, _wrapped(first)) or MAX_PRE_KEY_ID
+    if _ahead(_wrapped(next_id), up_to) < behind:
         raise InvalidValue("up_to", f"no pre-key {up_to} was minted yet")
     return credentials
