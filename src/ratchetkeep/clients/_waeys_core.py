@@ -53,7 +53,7 @@ class Core:
 
     def is_inside(self) -> bool:
         """Whether what is set here is committed later, by whatever transaction of the device."""
-        return self.device.in_transaction is not None
+        return self.device.in_transaction
 
     @asynccontextmanager
     async def transaction(self, *names: str, is_verb: bool = False) -> AsyncIterator[None]:

@@ -223,7 +223,7 @@ class AuthState(AuthenticationState):
 
         :raises InvalidValue: if one is.
         """
-        if self.device.in_transaction is not None:
+        if self.device.in_transaction:
             what = "inside a transaction the ciphertext would leave before its state is durable"
             raise InvalidValue(verb, what, "Send after the transaction has ended")
 
@@ -254,7 +254,7 @@ class AuthState(AuthenticationState):
 
     def _refuse_device_transaction(self) -> None:
         """Inside a transaction of the device itself nothing would be known of its end here."""
-        if self.device.in_transaction is not None:
+        if self.device.in_transaction:
             what = "a transaction of the device itself is running"
             raise InvalidValue("transaction", what, "Begin it with auth.transaction()")
 
