@@ -15,6 +15,10 @@ Verb = Callable[..., Awaitable[Any]]
 # What they return leaves the device.
 _SENDING = {"encryptMessage", "encryptGroupMessage", "getSenderKeyDistributionMessage"}
 _READING = {"decryptMessage", "decryptGroupMessage"}
+# They hold a lock of waeys' own, one for each address, some of them from the beginning and some
+# after they have taken locks of the device. So they take one more before all others: else two of
+# them could wait for each other for ever.
+_QUEUED = {"encryptMessage", "decryptMessage", "injectE2ESession"}
 _VERBS = {
     *_SENDING,
     *_READING,
@@ -44,7 +48,8 @@ class Repository(dict[str, Any]):
         super().__init__(engine)
         self._forget = engine["close"]
         for name in _VERBS:
-            self[name] = _transacted(core, name, engine[name])
+            queue = engine["jidToSignalProtocolAddress"] if name in _QUEUED else None
+            self[name] = _transacted(core, name, engine[name], queue)
         _steady(core, engine["lidMapping"])
         core.caches.add(self)
         # Every verb holds the mapping, so whoever keeps but one verb keeps this alive.
@@ -69,8 +74,11 @@ class Repository(dict[str, Any]):
         return f"<Signal repository of {len(self)} members>"
 
 
-def _transacted(core: Core, name: str, verb: Verb) -> Verb:
-    """``verb`` as one transaction. Inside a caller's transaction it joins that one."""
+def _transacted(core: Core, name: str, verb: Verb, address_of: Callable[[str], Any] | None) -> Verb:
+    """``verb`` as one transaction. Inside a caller's transaction it joins that one.
+
+    :param address_of: which lock of its own the verb takes, of a message's JID.
+    """
 
     async def run(*args: Any) -> Any:
         if name in _SENDING and core.is_inside():
@@ -80,7 +88,8 @@ def _transacted(core: Core, name: str, verb: Verb) -> Verb:
                 "the new state is durable, and a message key could be used twice",
                 "Encrypt and send after the transaction",
             )
-        async with core.transaction(is_verb=True):
+        queue = [f"queue {address_of(args[0]['jid'])}"] if address_of else []
+        async with core.transaction(*queue, is_verb=True):
             result = await verb(*args)
             if name in _READING:
                 await core.deliver(result, args[0])
