@@ -453,7 +453,7 @@ def another_generation(raw: bytes) -> bytes:
 
 
 def newer_journal(raw: bytes) -> bytes:
-    return raw[:3] + b"\x02" + raw[4:]
+    return raw[:3] + b"\xff" + raw[4:]
 
 
 def log_of(data: bytes) -> Damage:

@@ -26,9 +26,9 @@ from ratchetkeep import (
     verify_device,
 )
 from ratchetkeep.device import open_in
-from ratchetkeep.model import CREDENTIALS
+from ratchetkeep.model import CREDENTIALS, Key
 from ratchetkeep.stores import directory, journal
-from ratchetkeep.stores.disk import Disk
+from ratchetkeep.stores.disk import Disk, OpenFile
 from ratchetkeep.stores.journal import FRAME_HEAD, HEADER, Journal
 from ratchetkeep.stores.layouts import read_manifest
 
@@ -191,9 +191,9 @@ def test_a_crash_loses_only_what_was_not_acknowledged(kind: str, folder: Path) -
             (crashed / JOURNAL).write_bytes(torn)
             os.utime(crashed / JOURNAL, ns=(times, times))
             wanted: dict[str, tuple[str, ...]] = {"15551230001": ("0", "7")}
-            if len(torn.rstrip(b"\0")) >= len(raw.rstrip(b"\0")):
+            if torn == raw:
                 wanted |= {"a": ("2",), "b": ("2",)}
-            elif len(torn.rstrip(b"\0")) >= len(raw[:size].rstrip(b"\0")):
+            elif torn[:size] == raw[:size]:
                 wanted |= {"a": ("1",)}
             elif 0 < length < HEADER and len(torn) > HEADER and any(torn[:HEADER]):
                 # Half a header before zeros: no disk leaves that of one sector.
@@ -261,7 +261,7 @@ def test_a_journal_of_something_else_is_damage(kind: str, folder: Path, size: in
     assert (folder / JOURNAL).read_bytes() == b"x" * size
 
 
-@pytest.mark.parametrize("version", [2, 3, 255])
+@pytest.mark.parametrize("version", [3, 4, 255])
 def test_a_newer_journal_is_refused(kind: str, folder: Path, version: int) -> None:
     """An older ratchetkeep would drop commits that a newer one acknowledged."""
     crashed, _ = crashed_with_commits(kind, folder)
@@ -370,9 +370,10 @@ def test_the_owner_never_sees_an_old_file(kind: str, folder: Path) -> None:
     """A session would slip back to what its file still holds."""
     with behind(kind, folder) as device:
         wanted = commit_some(device)
-        device._cache.clear()
-        assert lists(device) == wanted
-        assert device.get("tctoken", ["998877665544332@lid"]) == {}
+        store = device._store
+        keys = [Key("device-list", "2"), Key("device-list", "3")]
+        raw = store.read("default", [*keys, Key("tctoken", "998877665544332@lid")])
+        assert {key.id: store.decode("default", key, raw[key]) for key in raw} == wanted
 
 
 def test_files_follow_by_themselves(kind: str, folder: Path) -> None:
@@ -492,11 +493,11 @@ def test_a_failed_commit_is_not_half_taken(
     with behind(kind, folder) as device:
         device.set({"device-list": {"a": ["1"]}})
 
-        def failing(self: Disk, path: str, offset: int, data: bytes) -> None:
+        def failing(self: OpenFile, offset: int, data: bytes) -> None:
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Disk, "write_at", failing)
+            patch.setattr(OpenFile, "write_at", failing)
             with pytest.raises(CommitFailed, match="No space left"):
                 device.set({"device-list": {"a": ["2"], "b": ["2"]}})
         assert lists(device)["a"] == ("1",) and "b" not in lists(device)
@@ -551,7 +552,7 @@ def manifest_ids(folder: Path) -> set[str]:
     return set(read_manifest((folder / MANIFEST).read_bytes()).get("device-list", []))
 
 
-def test_the_manifest_is_right_after_every_commit(tmp_path: Path) -> None:
+def test_the_manifest_is_right_after_settling(tmp_path: Path) -> None:
     """BaileysEx would not find a new record, or look for one that is gone."""
     copy_device(f"baileys:{BOB}", f"baileysex:{tmp_path}/d")
     folder, disk = tmp_path / "d", Counting()

@@ -16,19 +16,22 @@ from typing import Any
 import apsw
 import pytest
 
+import test_open_journal
 import test_power_cuts
 from _power import commits, few, folder, power_cuts
 from ratchetkeep import CommitFailed, StoreInUse, open_device
 from ratchetkeep.device import Device
 from ratchetkeep.errors import OwnershipLost, RatchetkeepError, StoreDamaged
-from ratchetkeep.stores import _sqlite_file, directory, journal, sqlite
-from ratchetkeep.stores._follower import Follower
+from ratchetkeep.stores import _follower, _recovery, _sqlite_file, directory, journal, sqlite
+from ratchetkeep.stores._follower import Follower, put_file
 from ratchetkeep.stores._owner import Ownership
 from ratchetkeep.stores._stage import FolderStage
 from ratchetkeep.stores.directory import DirectoryStore
+from ratchetkeep.stores.disk import OpenFile
 from ratchetkeep.stores.journal import Journal
 from ratchetkeep.stores.sqlite import SqliteStore
 from ratchetkeep.testing.faults import SimulatedDisk, closing
+from ratchetkeep.testing.faults.disk import SimulatedFile
 from test_disk_errors import failing_sqlite, fails_and_is_refused, opened
 
 Patch = pytest.MonkeyPatch
@@ -150,22 +153,76 @@ def foreign_writer(tmp_path: Path) -> None:
         opened(store, create=False)
 
 
+def foreign_manifest(tmp_path: Path) -> None:
+    """A manifest that another program wrote without a sync, and a commit that changes it."""
+    test_open_journal.unsynced_manifest(tmp_path)
+
+
+def moved_journal(tmp_path: Path) -> None:
+    """A journal that is moved away while it is open."""
+    open_device(f"baileys:{tmp_path}/x", create=True).close()
+    with open_device(f"baileys:{tmp_path}/x") as device:
+        device.set({"lid-mapping": {"1": "2"}})
+        (tmp_path / "x" / directory.JOURNAL).rename(tmp_path / "away")
+        with pytest.raises(OwnershipLost):
+            device.set({"lid-mapping": {"1": "3"}})
+
+
+def interrupted(tmp_path: Path) -> None:
+    """A commit of a folder that is interrupted."""
+    open_device(f"baileys:{tmp_path}/x", create=True).close()
+    with pytest.MonkeyPatch.context() as patch:
+        test_open_journal.interrupted_folder("baileys", tmp_path / "x", "write_at", patch)
+
+
 # -- the mutants: each leaves one thing out
 
 
 def no_journal_sync(patch: Patch) -> None:
-    patch.setattr(SimulatedDisk, "write_at", SimulatedDisk.write_unsynced)
+    patch.setattr(SimulatedFile, "write_at", SimulatedFile.write_unsynced)
 
 
 def no_journal_name_sync(patch: Patch) -> None:
     append = Journal.append
 
-    def mutant(self: Journal, entries: Any) -> None:
+    def mutant(self: Journal, entries: Any, ids: Any) -> None:
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(self.disk, "sync_folder", lambda path: None)
-            append(self, entries)
+            append(self, entries, ids)
 
     patch.setattr(Journal, "append", mutant)
+
+
+def no_header_sync(patch: Patch) -> None:
+    patch.setattr(SimulatedFile, "sync", lambda self: None)
+
+
+def no_time_sync(patch: Patch) -> None:
+    def mutant(self: SimulatedFile) -> None:
+        self.write_at(0, b"")
+
+    patch.setattr(SimulatedFile, "sync", mutant)
+
+
+def no_look_for_the_journal(patch: Patch) -> None:
+    patch.setattr(OpenFile, "is_in_place", lambda self: True)
+
+
+def no_ids_in_the_journal(patch: Patch) -> None:
+    append = Journal.append
+    patch.setattr(Journal, "append", lambda self, entries, ids: append(self, entries))
+
+
+def no_manifest_sync(patch: Patch) -> None:
+    def mutant(*args: Any, sync: bool = False) -> None:
+        put_file(*args)
+
+    for module in (_follower, _recovery):
+        patch.setattr(module, "put_file", mutant)
+
+
+def no_sync_of_a_found_manifest(patch: Patch) -> None:
+    patch.setattr(DirectoryStore, "_sync_manifest", lambda self, ids: None)
 
 
 def no_file_sync_when_settling(patch: Patch) -> None:
@@ -237,7 +294,7 @@ def journal_removed_first(patch: Patch) -> None:
 
 
 def no_journal_at_all(patch: Patch) -> None:
-    def mutant(self: Journal, entries: Any) -> None:
+    def mutant(self: Journal, entries: Any, ids: Any) -> None:
         for name, data in entries:
             path = f"{self.path.rpartition('/')[0]}/{name}"
             if data is None:
@@ -338,10 +395,16 @@ Mutate = Callable[[Patch], None]
 MUTANTS: list[tuple[str, Mutate, Check]] = [
     ("journal: append is not synced", no_journal_sync, cuts("baileys")),
     ("journal: its name is not synced", no_journal_name_sync, cuts("baileys")),
+    ("journal: its header is not synced", no_header_sync, cuts_small_journal),
+    ("journal: its time is not synced", no_time_sync, cuts_small_journal),
+    ("journal: a moved one is not noticed", no_look_for_the_journal, moved_journal),
     ("journal: frames are not checked", no_frame_checksum, cuts("baileys")),
     ("journal: no new generation", no_new_generation, cuts_small_journal),
     ("journal: removed before the files are synced", journal_removed_first, many_cuts),
     ("journal: none, files are written and synced", no_journal_at_all, cuts("baileys")),
+    ("manifest: its changes are not in the journal", no_ids_in_the_journal, cuts("baileysex")),
+    ("manifest: not synced", no_manifest_sync, cuts("baileysex")),
+    ("manifest: another program's is not synced", no_sync_of_a_found_manifest, foreign_manifest),
     ("closing: files are not synced", no_file_sync_when_settling, many_cuts),
     ("closing: names are not synced", no_name_sync_when_settling, many_cuts),
     ("recovery: files are not synced", no_file_sync_when_recovering, cuts("baileys")),
@@ -355,6 +418,7 @@ MUTANTS: list[tuple[str, Mutate, Check]] = [
     ("sqlite: no transaction", no_transaction, cuts("sqlite")),
     ("sqlite: no rollback", no_rollback, failing_statement),
     ("folder: goes on after a failed commit", folder_goes_on_after_failure, failing_folder),
+    ("folder: goes on after an interrupted commit", folder_goes_on_after_failure, interrupted),
     ("sqlite: goes on after a failed commit", sqlite_goes_on_after_failure, failing_file),
     ("device: cache before commit (folder)", cache_before_commit, failing_folder),
     ("device: cache before commit (sqlite)", cache_before_commit, failing_file),
@@ -379,9 +443,12 @@ def test_a_mutant_is_caught(mutate: Mutate, check: Check, tmp_path: Path) -> Non
         failing_file,
         failing_folder,
         failing_statement,
+        foreign_manifest,
         foreign_writer,
         forked_writer,
+        interrupted,
         lost_lock,
+        moved_journal,
         second_opener,
     ],
 )

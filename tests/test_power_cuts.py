@@ -8,7 +8,7 @@ import pytest
 
 from _power import KINDS, commits, credentials, few, folder, many_pre_keys, power_cuts
 from ratchetkeep.model import CREDENTIALS, Key
-from ratchetkeep.stores import directory
+from ratchetkeep.stores import directory, journal
 from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
 from ratchetkeep.testing.faults import SimulatedDisk, content
 
@@ -41,6 +41,21 @@ def test_a_power_cut_while_the_journal_starts_again(
     monkeypatch.setattr(directory, "JOURNAL_LIMIT", 6000)
     run = [*few(), *few(), *few()]
     assert power_cuts(kind, run, per_step=6, nested=0.0).run().states > 300
+
+
+def grow_early(patch: pytest.MonkeyPatch) -> None:
+    """Let a journal grow ahead of its commits from the second one on, and begin again soon."""
+    patch.setattr(directory, "JOURNAL_LIMIT", 9000)
+    for name, value in {"SMALL": 1, "STEP": 2048, "STEP_OF_LARGE": 2048}.items():
+        patch.setattr(journal, name, value)
+
+
+@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+def test_a_power_cut_while_the_journal_grows(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros, or what an older generation left there, would be mixed up with a commit."""
+    grow_early(monkeypatch)
+    run = [*few(), *few(), *few()]
+    assert power_cuts(kind, run, per_step=6, seed=3).run().states > 300
 
 
 @pytest.mark.parametrize("kind", ["baileys", "baileysex"])

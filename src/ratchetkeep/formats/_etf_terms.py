@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeAlias, Union
 
@@ -78,7 +79,7 @@ class Atom:
             raise _refused(f"an atom's name must be str, not {type(self.name).__name__}")
         if len(self.name) > 255:
             raise _refused(f"an atom has at most 255 characters, not {len(self.name)}")
-        if any("\ud800" <= char <= "\udfff" for char in self.name):
+        if not self.name.isascii() and any("\ud800" <= char <= "\udfff" for char in self.name):
             raise _refused("an atom's name holds a lone surrogate")
 
 
@@ -262,6 +263,8 @@ def canonical(term: Term) -> bytes:
 
 
 def _body(term: Term) -> bytes:
+    if type(term) in _LEAVES:  # what most keys are
+        return _WRITERS[type(term)](term, True)[0]
     return _write(term, ordered=True, limits=_UNLIMITED)
 
 
@@ -306,9 +309,15 @@ def _raw(data: bytes, _ordered: bool) -> _Written:
 
 
 def _atom(atom: Atom, _ordered: bool) -> _Written:
-    name = atom.name.encode()
+    return _atom_named(atom.name), None
+
+
+@lru_cache(1024)
+def _atom_named(text: str) -> bytes:
+    """The same few hundred names stand in every term of a device."""
+    name = text.encode()
     head = struct.pack(">BH", 118, len(name)) if len(name) > 255 else bytes((119, len(name)))
-    return head + name, None
+    return head + name
 
 
 def _int(value: int, _ordered: bool) -> _Written:
@@ -363,6 +372,9 @@ def _map(value: Map, ordered: bool) -> _Written:
         return head, (part for key, at in keys for part in (_Raw(key), value.pairs[at][1]))
     return head, chain.from_iterable(value.pairs)
 
+
+# What holds no other term.
+_LEAVES = frozenset({_Raw, Atom, int, float, bytes, BitString, Opaque})
 
 # By exact type: a bool is an int to isinstance, and would be written as a number.
 _WRITERS: dict[type, Callable[[Any, bool], _Written]] = {

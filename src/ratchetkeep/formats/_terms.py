@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from ratchetkeep.errors import DecodeError
@@ -296,13 +297,13 @@ class AtomMap:
         pairs: list[tuple[Any, Any]] = []
         struct = extra.get(STRUCT, self.struct.name if self.struct else "")
         if struct:
-            pairs.append((STRUCT_KEY, etf.Atom(struct)))
+            pairs.append((STRUCT_KEY, _atom(struct)))
         nils = self.names if self.full else extra.get(NILS, ())
         for name in self.names:
             if name in members:
-                pairs.append((etf.Atom(name), members[name]))
+                pairs.append((_atom(name), members[name]))
             elif name in nils:
-                pairs.append((etf.Atom(name), NIL))
+                pairs.append((_atom(name), NIL))
         pairs.extend(_carried(extra))
         for name, value in extra.items():
             if not name.startswith(PRIVATE):
@@ -310,6 +311,10 @@ class AtomMap:
                 what = "BaileysEx has no place for it; it is left out"
                 losses.note(f"{path}.{name}", what, derived=value is None)
         return etf.Map(tuple(pairs))
+
+
+# The same few names stand in every record.
+_atom = lru_cache(1024)(etf.Atom)
 
 
 def by_text(raw: Any) -> FrozenDict[str, Any]:

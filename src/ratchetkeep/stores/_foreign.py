@@ -2,16 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ratchetkeep.errors import DecodeError, StoreDamaged, StoreUnreadable, UnsupportedVersion
+from ratchetkeep.model import Key
+
+from .journal import Entry, Journal
+from .layouts import read_manifest
+
+if TYPE_CHECKING:
+    from .directory import DirectoryStore
 
 # What a disk writes at once, whatever the file system.
 SECTOR = 512
 
 
-def is_foreign(found: bytes, ours: Iterable[bytes | None]) -> bool:
+def refuse_foreign_writes(
+    store: DirectoryStore, commits: Iterable[Iterable[Entry]], journal: Journal
+) -> None:
+    """See that nobody wrote to the files of ``commits`` since the last one of them.
+
+    :raises StoreDamaged: naming a file that another program wrote; nothing was changed.
+    :raises StoreUnreadable: naming what cannot be read.
+    """
+    disk, listed = store.disk, {store.layout.manifest: journal.ids}
+    try:
+        written = disk.modified(journal.path)
+    except OSError as error:
+        raise StoreUnreadable(store.url, f"cannot be used: {error.strerror}") from None
+    for name, ours in versions_of(commits).items():
+        path, shown = f"{store.path}/{name}", f"{store.shown}/{name}"
+        try:
+            if disk.modified(path) > written and is_foreign(
+                disk.read(path), ours, listed.get(name)
+            ):
+                raise StoreDamaged(
+                    shown,
+                    "was changed by another program after an unclean stop, while commits "
+                    f"wait in {os.path.basename(journal.path)}",
+                    "Nothing was changed. To keep what that program wrote, run `ratchetkeep "
+                    "repair --keep-files`; to keep the commits, put the older file back",
+                )
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise StoreUnreadable(shown, f"cannot be read: {error.strerror}") from None
+
+
+def versions_of(commits: Iterable[Iterable[Entry]]) -> dict[str, list[bytes | None]]:
+    """All bytes that the commits gave a file, by its name."""
+    versions: dict[str, list[bytes | None]] = {}
+    for commit in commits:
+        for name, data in commit:
+            versions.setdefault(name, []).append(data)
+    return versions
+
+
+def is_foreign(
+    found: bytes, ours: Sequence[bytes | None], changed: Collection[Key] | None = None
+) -> bool:
     """True unless the bytes are one of ours, or what a power cut may leave of one that was never
-    synced: cut short, or with sectors of zeros."""
-    return not any(data is not None and _is_left_of(found, data) for data in ours)
+    synced: cut short, or with sectors of zeros.
+
+    :param changed: for BaileysEx's manifest: ids that commits changed. It is written as it is
+        after any of them, so it is ours if it lists what one of ours does, but for some of these.
+    """
+    written = [data for data in ours if data is not None]
+    if any(_is_left_of(found, data) for data in written):
+        return False
+    if changed is None or (listed := _listed(found)) is None:
+        return True
+    lists = [_listed(data) for data in written]
+    return not any(each is not None and listed ^ each <= set(changed) for each in lists)
 
 
 def _is_left_of(found: bytes, data: bytes) -> bool:
@@ -21,3 +85,11 @@ def _is_left_of(found: bytes, data: bytes) -> bool:
         or not any(found[at : at + SECTOR])
         for at in parts
     )
+
+
+def _listed(manifest: bytes) -> set[tuple[str, str]] | None:
+    try:
+        ids = read_manifest(manifest)
+    except (DecodeError, UnsupportedVersion):
+        return None
+    return {(family, id) for family in ids for id in ids[family]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ratchetkeep.errors import NameCollision
-from ratchetkeep.model import Key
+from ratchetkeep.model import CREDENTIALS, Key
 
 
 class Index:
@@ -71,9 +71,20 @@ class Change:
         return self._owners.get(name, self._index.keys.get(name))
 
     @property
-    def is_of_ids(self) -> bool:
-        """True if ids come or go."""
-        return any((name is None) == (key in self._index.names) for key, name in self.names.items())
+    def ids(self) -> dict[Key, bool]:
+        """The keys that come (True) or go, and are no credentials."""
+        return {
+            key: name is not None
+            for key, name in self.names.items()
+            if (name is None) == (key in self._index.names) and key != CREDENTIALS
+        }
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """True if no key is left after the change."""
+        known = sum(key in self._index.names for key in self.names)
+        left = sum(name is not None for name in self.names.values())
+        return len(self._index.names) - known + left == 0
 
     def keys(self) -> Iterator[Key]:
         """The keys after the change."""

@@ -1,6 +1,6 @@
 """Folders that another library can open: ``baileys:DIR`` and ``baileysex:DIR``.
 
-One file a record, as that library names it, behind our commit journal: a commit is one append and
+One file a record, as that library names it, behind our commit journal: a commit is one write and
 one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and gone after closing.
 """
 
@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from ratchetkeep.errors import (
     CommitFailed,
-    DecodeError,
     DeviceExists,
     InvalidValue,
     NoDevice,
@@ -25,20 +24,20 @@ from ratchetkeep.errors import (
     StoreInUse,
     StoreUnreadable,
     UnknownStore,
-    UnsupportedVersion,
 )
 from ratchetkeep.formats import Encoded, Loss
-from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, check_key
+from ratchetkeep.model import FAMILIES, Credentials, Key
 
 from ._folder_findings import folder_findings, is_leftover
-from ._follower import TEMPORARY, Follower, put_file
-from ._foreign import is_foreign
+from ._follower import Follower
+from ._foreign import refuse_foreign_writes
 from ._index import Change, Index
-from ._stage import FolderStage, sweep_beside
+from ._recovery import recover
+from ._stage import FolderStage
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import MAX_FILE, Disk
 from .journal import Entry, Journal
-from .layouts import LAYOUTS, Layout, read_manifest, write_manifest
+from .layouts import LAYOUTS, Layout, listed_in, manifest_of
 
 JOURNAL = ".ratchetkeep.journal"
 COMPAT_MANIFEST = ".baileys_ex_file_persistence.json"
@@ -84,14 +83,20 @@ class DirectoryStore(Store):
         self._reset()
 
     def _reset(self) -> None:
-        self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}")
+        self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}", limit=JOURNAL_LIMIT)
         self._follower = Follower(
-            self.disk, self.path, check=self._owner.check, background=self._background
+            self.disk,
+            self.path,
+            check=self._owner.check,
+            background=self._background,
+            list_name=self.layout.manifest,
+            make_list=self._manifest_now,
         )
         self.overlay: dict[str, bytes | None] = {}
         self.index = Index()
         self.unlisted: list[str] = []
         self.has_manifest = False
+        self._is_manifest_synced = False
 
     # -- opening and closing
 
@@ -147,6 +152,7 @@ class DirectoryStore(Store):
                     raise
             finally:
                 self._follower.stop()
+                self._journal.close()
                 self._owner.release()
                 self._reset()
 
@@ -161,8 +167,8 @@ class DirectoryStore(Store):
         """Bring the files up to date; at the ``end`` the journal goes."""
         try:
             self._owner.check()
-            if self._failed:
-                return
+            if self._failed and self._journal.is_in_place:
+                return  # it holds every commit, and one of which nobody knows yet
             self._follower.settle()
             if end:
                 self._journal.remove()
@@ -236,57 +242,28 @@ class DirectoryStore(Store):
         self.is_live = not owner and bool(self._owner.holder())
         if latest and not self.is_live:
             self._refuse_foreign_writes(commits)
+        self.overlay = latest
         if owner:
+            if self._journal.ids:
+                self._listed()  # a damaged one is refused before anything is changed
+            self.overlay = {}
             self._do(lambda: self._recover(latest))
-        else:
-            self.overlay = latest
         self._build_index()
 
     def _refuse_foreign_writes(self, commits: list[list[Entry]]) -> None:
         """After a crash, another library may have gone on with the folder. Finishing our commits
         then would put its records back to an older state, which breaks conversations."""
-        written = self._do(lambda: self.disk.modified(self._journal.path))
-        written_by_us: dict[str, list[bytes | None]] = {}
-        for commit in commits:
-            for name, data in commit:
-                written_by_us.setdefault(name, []).append(data)
-        for name, ours in written_by_us.items():
-            path, shown = f"{self.path}/{name}", f"{self.shown}/{name}"
-            try:
-                if self.disk.modified(path) > written and is_foreign(self.disk.read(path), ours):
-                    raise StoreDamaged(
-                        shown,
-                        "was changed by another program after an unclean stop, while commits "
-                        f"wait in {JOURNAL}",
-                        "Nothing was changed. To keep what that program wrote, run `ratchetkeep "
-                        "repair --keep-files`; to keep the commits, put the older file back",
-                    )
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise StoreUnreadable(shown, f"cannot be read: {error.strerror}") from None
+        refuse_foreign_writes(self, commits, self._journal)
 
     def _recover(self, latest: Mapping[str, bytes | None]) -> None:
         """Finish what was committed, then remove what a crash left: it needs no command."""
-        sweep_beside(self.disk, self.path)
-        # Before any record: a file written over its old bytes could be left as a mix of both.
-        self.disk.unlink(f"{self.path}/{TEMPORARY}")
-        for name, data in latest.items():
-            put_file(self.disk, self.path, name, data)
-        for name, data in latest.items():
-            if data is not None:
-                self.disk.sync(f"{self.path}/{name}")
-        names = self.disk.list(self.path)
-        leftovers = [name for name in names if is_leftover(name)]
-        for name in leftovers:
-            self.disk.unlink(f"{self.path}/{name}")
-        if latest or leftovers:
-            self.disk.sync_folder(self.path)
-        if JOURNAL in names:
+        recover(self, latest)
+        if JOURNAL in self.disk.list(self.path):
             self._journal.remove()
             self.disk.sync_folder(self.path)
 
     def _build_index(self) -> None:
+        self.index, self.unlisted, self.has_manifest = Index(), [], False
         # A name that is spelled otherwise than its record's is some other file.
         names = {name for name in self.names() if self._is_record(name)}
         names |= {n for n, data in self.overlay.items() if data is not None}
@@ -311,26 +288,20 @@ class DirectoryStore(Store):
         return key is not None and _spelled(self.layout, key) == name
 
     def _listed(self) -> list[Key]:
-        """The records that BaileysEx's manifest lists."""
+        """The records that BaileysEx's manifest lists, as the journal's commits leave it."""
         if not self.layout.manifest:
             return []
+        changed = self._journal.ids
+        keys = [key for key in self._in_manifest() if changed.get(key, True)]
+        known = set(keys)
+        return keys + [key for key, is_there in changed.items() if is_there and key not in known]
+
+    def _in_manifest(self) -> list[Key]:
         raw = self._read_file(self.layout.manifest)
         if raw is None:
             return []
         self.has_manifest = True
-        place = f"{self.shown}/{self.layout.manifest}"
-        try:
-            ids = read_manifest(raw)
-        except DecodeError as error:
-            raise StoreDamaged(place, error.what) from None
-        except UnsupportedVersion as error:
-            raise UnsupportedVersion(place, error.what) from None
-        try:
-            return [
-                check_key(family, id) for family in ids if family in FAMILIES for id in ids[family]
-            ]
-        except InvalidValue as error:
-            raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
+        return listed_in(raw, f"{self.shown}/{self.layout.manifest}")
 
     # -- reading
 
@@ -379,7 +350,7 @@ class DirectoryStore(Store):
 
     def encode(self, key: Key, value: object, credentials: Credentials | None) -> Encoded:
         try:
-            self.layout.file_name(key)
+            self._file_name(key)
         except InvalidValue as error:
             return Encoded(None, (Loss("", error.what, False),))
         made = super().encode(key, value, credentials)
@@ -387,32 +358,49 @@ class DirectoryStore(Store):
             return Encoded(None, (Loss("", f"has over {MAX_FILE} bytes", False),))
         return made
 
+    def _file_name(self, key: Key) -> str:
+        # A file that is there has the name that its record's key gives it.
+        return self.index.names.get(key) or self.layout.file_name(key)
+
     def prepare(
         self, device: str, changes: Mapping[Key, object], credentials: Credentials | None
     ) -> Prepared:
         for key, value in changes.items():
             if value is not None:
-                self.layout.file_name(key)
+                self._file_name(key)
         return super().prepare(device, changes, credentials)
 
     def apply(self, *batches: Prepared) -> None:
         with self._lock:
             self._check_open(write=True)
-            entries, change = self._entries(batches)
-            if not entries:
+            files, change = self._files(batches)
+            if not files:
                 return
+            ids = change.ids if self.layout.manifest else {}
             try:
-                self._journal.append(entries)
+                self._sync_manifest(ids)
+                self._journal.append(files, ids)
+                change.enter()
+                self._follow(files, of_ids=bool(ids))
+                if self._journal.size > JOURNAL_LIMIT:
+                    self._settle(end=False)
             except OSError as error:
                 self._failed = True
                 raise CommitFailed(self.url, f"the commit failed: {error.strerror}") from None
-            change.enter()
-            self.has_manifest = bool(self.layout.manifest)
-            self._follower.add(entries)
-            if self._journal.size > JOURNAL_LIMIT:
-                self._settle(end=False)
+            except BaseException:
+                # Interrupted, or the journal is gone: nobody knows what the disk has.
+                self._failed = True
+                raise
 
-    def _entries(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
+    def _follow(self, files: list[Entry], *, of_ids: bool) -> None:
+        manifest = self.layout.manifest
+        if manifest:
+            of_ids = of_ids or any(name == manifest for name, _ in files)
+            files = [entry for entry in files if entry[0] != manifest]
+            self.has_manifest = bool(self.index.names)
+        self._follower.add(files, of_ids=of_ids)
+
+    def _files(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
         """The files of a commit, and what it changes in the index."""
         change = Change(self.index)
         files: dict[str, bytes | None] = {}
@@ -422,15 +410,25 @@ class DirectoryStore(Store):
                     if (gone := change.drop(key)) is not None:
                         files[gone] = None
                 else:
-                    name = self.layout.file_name(key)
+                    name = self._file_name(key)
                     change.put(key, name, self.shown)
                     files[name] = data
-        if files and (change.is_of_ids or not self.has_manifest):
-            keys = list(change.keys())
-            manifest = self.manifest_of(keys)
-            if manifest is not None:
-                files[self.layout.manifest] = manifest if keys else None
+        if files and self.layout.manifest:
+            if change.leaves_nothing:
+                files[self.layout.manifest] = None
+            elif not self.has_manifest:
+                # None to change: the journal holds all of it, once.
+                files[self.layout.manifest] = self.manifest_of(change.keys())
         return list(files.items()), change
+
+    def _sync_manifest(self, ids: Mapping[Key, bool]) -> None:
+        """A commit that changes ids is worth what the manifest is that it changes: another program
+        may have written that without a sync."""
+        if ids and self.has_manifest and not self._is_manifest_synced:
+            path = f"{self.path}/{self.layout.manifest}"
+            if self.disk.exists(path):
+                self.disk.sync(path)
+            self._is_manifest_synced = True
 
     def _check_open(self, *, write: bool = False) -> None:
         if self._state == "closed":
@@ -448,15 +446,16 @@ class DirectoryStore(Store):
         """Bring the files up to date with the journal now; for a store without a thread."""
         self._follower.write_all()
 
+    def _manifest_now(self) -> bytes | None:
+        # A copy in one step, since commits go on meanwhile.
+        keys = list(self.index.names)
+        return self.manifest_of(keys) if keys else None
+
     def manifest_of(self, keys: Iterable[Key]) -> bytes | None:
         """The manifest for ``keys``, or None where the library keeps none."""
         if not self.layout.manifest:
             return None
-        ids: dict[str, list[str]] = {}
-        for key in keys:
-            if key != CREDENTIALS:
-                ids.setdefault(key.family, []).append(key.id)
-        return write_manifest(ids)
+        return manifest_of(keys)
 
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         return FolderStage(self, overwrite=overwrite)

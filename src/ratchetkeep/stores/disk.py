@@ -11,11 +11,73 @@ import fcntl
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from ._owner import Ownership
 
 MAX_FILE = 64 * 1024 * 1024
+
+
+class OpenFile:
+    """A file that is held open for writing. It is closed when it is let go, at the latest.
+
+    Writing through a descriptor goes on where nobody looks once the file was moved or removed:
+    ask :meth:`is_in_place` after a write, before anything is promised.
+    """
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        found = os.fstat(descriptor)
+        self._which = found.st_dev, found.st_ino
+        self._link = f"/proc/self/fd/{descriptor}"
+        self._name = self._name_now()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write at ``offset``, not yet synced."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            offset, view = offset + written, view[written:]
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write at ``offset`` and sync the bytes; the file's time may not be durable."""
+        self.write(offset, data)
+        flush(self._descriptor, data_only=True)
+
+    def sync(self) -> None:
+        """Make the bytes durable, and the file's size and time."""
+        flush(self._descriptor)
+
+    def is_in_place(self) -> bool:
+        """True if the file still has the name that it was opened under."""
+        # Not by its status where that can be helped: Linux gives a file whose time was asked for a
+        # new one at the next write, and a sync then takes a third longer.
+        if self._name:
+            return self._name_now() == self._name
+        try:
+            found = os.lstat(self._path)
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._which
+
+    def _name_now(self) -> str:
+        """What Linux calls the file: another name once it was moved, removed or replaced."""
+        try:
+            return os.readlink(self._link)
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Close it; fine if it is closed."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):
+            self.close()
 
 
 class Disk:
@@ -91,16 +153,10 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def write_at(self, path: str, offset: int, data: bytes) -> None:
-        """Write into a file at ``offset`` (made if missing) and sync its bytes."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            _write_all(descriptor, data)
-            flush(descriptor, data_only=True)
-        finally:
-            os.close(descriptor)
+    def open_new(self, path: str) -> OpenFile:
+        """Make a file, readable by its owner alone, and hold it open; an error if it is there."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return OpenFile(os.open(path, flags, 0o600), path)
 
     def rename(self, old: str, new: str) -> None:
         """Rename, replacing what is there."""

@@ -11,7 +11,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from ratchetkeep.errors import DecodeError, InvalidValue, NameCollision, UnsupportedVersion
+from ratchetkeep.errors import (
+    DecodeError,
+    InvalidValue,
+    NameCollision,
+    StoreDamaged,
+    UnsupportedVersion,
+)
 from ratchetkeep.formats import Format, baileys, baileysex, etf
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
 
@@ -164,6 +170,33 @@ def write_manifest(ids: Mapping[str, Iterable[str]]) -> bytes:
         (b"version", _VERSION),
     )
     return etf.encode(etf.Map(pairs))
+
+
+def listed_in(raw: bytes, place: str) -> list[Key]:
+    """The records that a manifest lists, of the families that we know.
+
+    :raises StoreDamaged: naming ``place``, if it is damaged or lists what no record is called.
+    :raises UnsupportedVersion: as :func:`read_manifest`.
+    """
+    try:
+        ids = read_manifest(raw)
+    except DecodeError as error:
+        raise StoreDamaged(place, error.what) from None
+    except UnsupportedVersion as error:
+        raise UnsupportedVersion(place, error.what) from None
+    try:
+        return [check_key(family, id) for family in ids if family in FAMILIES for id in ids[family]]
+    except InvalidValue as error:
+        raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
+
+
+def manifest_of(keys: Iterable[Key]) -> bytes:
+    """The manifest that lists ``keys``; the credentials are never listed."""
+    ids: dict[str, list[str]] = {}
+    for family, id in keys:
+        if family != CREDENTIALS.family:
+            ids.setdefault(family, []).append(id)
+    return write_manifest(ids)
 
 
 def _text(term: Any) -> str:

@@ -1,10 +1,10 @@
 """A simulated disk that forgets what was not synced, as a power cut makes a real one do.
 
 It has the verbs of :class:`ratchetkeep.stores.disk.Disk` and keeps, beside what a program sees,
-what is durable: a file's bytes as of its last sync, a folder's names as of *its* last sync. From
-any moment :meth:`SimulatedDisk.crashes` gives the disks that a power cut may leave: unsynced writes
-lost, kept in any mix, or torn at sector boundaries; new names, renames and removals lost or kept in
-any mix until their folder was synced.
+what is durable: a file's bytes as of its last sync and its time as of the last full one, a folder's
+names as of *its* last sync. From any moment :meth:`SimulatedDisk.crashes` gives the disks that a
+power cut may leave: unsynced writes lost, kept in any mix, or torn at sector boundaries; new names,
+renames and removals lost or kept in any mix until their folder was synced; times old or new.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ratchetkeep.stores.disk import Disk
+from ratchetkeep.stores.disk import Disk, OpenFile
 
 SECTOR = 512
 
@@ -29,6 +29,7 @@ class _File:
     durable: bytes = b""
     unsynced: list[tuple[int, bytes]] = field(default_factory=list)
     modified: int = 0
+    durable_modified: int = 0
 
     def write(self, offset: int, data: bytes) -> None:
         self.data.extend(bytes(max(0, offset - len(self.data))))
@@ -39,7 +40,10 @@ class _File:
         del self.data[size:]
         self.unsynced.append((size, b""))
 
-    def sync(self) -> None:
+    def sync(self, *, data_only: bool = False) -> None:
+        # Where no size changes, a sync of the data leaves the time to the file system's leisure.
+        if not data_only or len(self.durable) != len(self.data):
+            self.durable_modified = self.modified
         self.durable = bytes(self.data)
         self.unsynced.clear()
 
@@ -80,6 +84,39 @@ class NoOwnership:
     def release(self) -> None: ...
     def holder(self) -> str:
         return ""
+
+
+class SimulatedFile(OpenFile):
+    """A file of a simulated disk that is held open: it goes on where nobody looks any more."""
+
+    def __init__(self, disk: SimulatedDisk, file: _File, path: str) -> None:
+        self._disk = disk
+        self._file = file
+        self._path = path
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._disk._write("write_ahead", self._file, offset, data)
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        self.write_unsynced(offset, data)
+        self._disk._enter("sync")
+        self._file.sync(data_only=True)
+        self._disk._step("sync")
+
+    def write_unsynced(self, offset: int, data: bytes) -> None:
+        """The first half of ``write_at``."""
+        self._disk._write("write_at", self._file, offset, data)
+
+    def sync(self) -> None:
+        self._disk._enter("sync")
+        self._file.sync()
+        self._disk._step("sync")
+
+    def is_in_place(self) -> bool:
+        return self._disk._find(self._path) is self._file
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class SimulatedDisk(Disk):
@@ -164,37 +201,44 @@ class SimulatedDisk(Disk):
         if isinstance(file, _File):
             file.truncate(0)
         else:
-            file = _File()
+            file = _File(modified=self._clock, durable_modified=self._clock)
             above.change({name: file})
             self._step("create")
         file.write(0, data)
         file.modified = self._clock
         self._step("write")
 
-    def write_at(self, path: str, offset: int, data: bytes) -> None:
-        self.write_unsynced(path, offset, data)
-        self._enter("sync")
-        self._file(path).sync()
-        self._step("sync")
+    def open_new(self, path: str) -> SimulatedFile:
+        self._enter("open_new")
+        above, name = self._parent(path)
+        if name in above.names:
+            raise FileExistsError(errno.EEXIST, "there is a file", path)
+        file = _File(modified=self._clock, durable_modified=self._clock)
+        above.change({name: file})
+        self._step("create")
+        return SimulatedFile(self, file, path)
 
     def write_unsynced(self, path: str, offset: int, data: bytes) -> None:
-        """The first half of ``write_at``."""
+        """Write into a file at ``offset``; it is made if it is missing."""
         above, name = self._parent(path)
         file = above.names.get(name)
         if not isinstance(file, _File):
-            file = _File()
+            file = _File(modified=self._clock, durable_modified=self._clock)
             above.change({name: file})
             self._step("create")
+        self._write("write_at", file, offset, data)
+
+    def _write(self, verb: str, file: _File, offset: int, data: bytes) -> None:
         try:
-            self._enter("write_at")
+            self._enter(verb)
         except OSError:
             # A full or failing disk takes part of a write.
             file.write(offset, data[: len(data) // 2])
-            self._step("write_at")
+            self._step(verb)
             raise
         file.write(offset, data)
         file.modified = self._clock
-        self._step("write_at")
+        self._step(verb)
 
     def adopt(self, path: str, data: bytes) -> None:
         """Put a file there that is durable, name and all."""
@@ -341,7 +385,8 @@ def _left_file(file: _File, rng: random.Random, data: float) -> _File:
                 low, high = max(at, offset), min(at + SECTOR, offset + len(written))
                 content.extend(bytes(max(0, high - len(content))))
                 content[low:high] = written[low - offset : high - offset]
-    return _File(data=content, durable=bytes(content), modified=file.modified)
+    modified = file.modified if rng.random() < data else file.durable_modified
+    return _File(bytearray(content), bytes(content), modified=modified, durable_modified=modified)
 
 
 __all__ = ["SECTOR", "SimulatedDisk"]
