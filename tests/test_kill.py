@@ -33,8 +33,8 @@ HOLDS = {"sqlite": NATIVE, "baileys": BAILEYS, "baileysex": BAILEYSEX}
 # Calls that each store makes while it works; a kind that is missing here is never killed at.
 CALLS = {
     "sqlite": ["pwrite64", "fdatasync", "unlink", "openat", "write"],
-    "baileys": ["write", "fdatasync", "rename", "fsync", "unlink", "openat"],
-    "baileysex": ["write", "fdatasync", "rename", "fsync", "unlink", "openat"],
+    "baileys": ["write", "pwrite64", "fdatasync", "rename", "fsync", "unlink", "openat"],
+    "baileysex": ["write", "pwrite64", "fdatasync", "rename", "fsync", "unlink", "openat"],
 }
 RANDOM_KILLS, CALL_KILLS = 40, 25
 

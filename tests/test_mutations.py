@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ import test_open_journal
 import test_power_cuts
 from _power import commits, few, folder, power_cuts
 from ratchetkeep import CommitFailed, StoreInUse, open_device
+from ratchetkeep.commit import Commit, GroupCommit
 from ratchetkeep.device import Device
 from ratchetkeep.errors import OwnershipLost, RatchetkeepError, StoreDamaged
-from ratchetkeep.stores import _follower, _recovery, _sqlite_file, directory, journal, sqlite
+from ratchetkeep.stores import _follower, _recovery, _sqlite_file, directory, journal
 from ratchetkeep.stores._follower import Follower, put_file
 from ratchetkeep.stores._owner import Ownership
+from ratchetkeep.stores._sqlite_owned import OwnedFile, add_device, write_rows
 from ratchetkeep.stores._stage import FolderStage
 from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.disk import OpenFile
@@ -326,24 +328,27 @@ def sqlite_setting(setting: str) -> Callable[[Patch], None]:
 
 
 def no_transaction(patch: Patch) -> None:
-    def mutant(connection: apsw.Connection, batches: Any) -> None:
+    def mutant(file: OwnedFile, batches: Any) -> dict[str, int]:
+        file.connection.execute("ROLLBACK")
         for batch in batches:
-            sqlite._write(connection, sqlite._add_device(connection, batch.device), batch.changes)
+            number = add_device(file.connection, batch.device)
+            write_rows(file.connection, number, batch.changes)
+        return {}
 
-    patch.setattr(sqlite, "_transact", mutant)
+    patch.setattr(OwnedFile, "_transact", mutant)
 
 
 def no_rollback(patch: Patch) -> None:
-    def mutant(connection: apsw.Connection, batches: Any) -> None:
-        connection.execute("BEGIN IMMEDIATE")
+    def mutant(file: OwnedFile, batches: Any) -> dict[str, int]:
         try:
             for batch in batches:
-                number = sqlite._add_device(connection, batch.device)
-                sqlite._write(connection, number, batch.changes)
+                number = add_device(file.connection, batch.device)
+                write_rows(file.connection, number, batch.changes)
         finally:
-            connection.execute("COMMIT")
+            file.connection.execute("COMMIT")
+        return {}
 
-    patch.setattr(sqlite, "_transact", mutant)
+    patch.setattr(OwnedFile, "_transact", mutant)
 
 
 # A flag that stays down.
@@ -361,19 +366,19 @@ def folder_goes_on_after_failure(patch: Patch) -> None:
 
 def sqlite_goes_on_after_failure(patch: Patch) -> None:
     patch.setattr(
-        sqlite._File, "failed", property(lambda self: False, lambda self, to: None), raising=False
+        OwnedFile, "failed", property(lambda self: False, lambda self, to: None), raising=False
     )
 
 
 def cache_before_commit(patch: Patch) -> None:
-    commit = Device._commit
+    together = GroupCommit._together
 
-    def mutant(self: Device, changes: dict[Any, Any]) -> None:
-        for key, value in changes.items():
-            self._cache.put(key, value, 1)
-        commit(self, changes)
+    def mutant(self: GroupCommit, group: Sequence[Commit]) -> None:
+        for commit in group:
+            commit.owner.settle(commit)
+        together(self, group)
 
-    patch.setattr(Device, "_commit", mutant)
+    patch.setattr(GroupCommit, "_together", mutant)
 
 
 def no_lock(patch: Patch) -> None:

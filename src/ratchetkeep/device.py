@@ -88,7 +88,9 @@ class Device:
     @property
     def credentials(self) -> Credentials:
         """The credentials; inside a transaction, with its changes."""
-        self._check_open()
+        if not self._is_open:
+            raise StoreClosed(self._store.url, "the device was closed")
+        self._memory.check()
         transaction = self._running()
         return transaction.credentials if transaction else self._memory.credentials
 
