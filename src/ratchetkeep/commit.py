@@ -111,7 +111,8 @@ class Commit:
         """End the sleep of its thread."""
         self._is_awake = True
         if self._wake is not None:
-            self._wake.release()
+            with suppress(RuntimeError):  # not locked: an interrupt ended the sleep before
+                self._wake.release()
 
     def fail(self, error: RatchetkeepError) -> None:
         """It is over, and nothing of it is stored."""
