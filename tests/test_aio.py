@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
-from _aio_helpers import Background, HeldDisk
+from _aio_helpers import (
+    HANG,
+    Background,
+    HeldDisk,
+    Outcomes,
+    goes_on,
+    outcomes,
+    outcomes_of,
+    turns,
+)
 from ratchetkeep import (
     AsyncDevice,
+    AsyncTransaction,
     InvalidValue,
     KeyPair,
     StoreClosed,
@@ -21,34 +35,6 @@ from ratchetkeep import (
     open_device,
 )
 from ratchetkeep._locks import KeyLocks
-
-# A wait that never ends: the tests that look for one wait so long, in seconds.
-HANG = 5
-
-Outcomes = list[BaseException | None]
-
-
-async def turns(count: int = 20) -> None:
-    """Let other tasks run."""
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-async def outcomes(*work: Coroutine[Any, Any, None]) -> Outcomes:
-    """What each raised; fails if they hang."""
-    tasks = [asyncio.create_task(each) for each in work]
-    _, hanging = await asyncio.wait(tasks, timeout=HANG)
-    for task in hanging:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert not hanging, f"{len(hanging)} of {len(tasks)} wait for each other for ever"
-    return [task.exception() for task in tasks]
-
-
-async def outcomes_of(tasks: list[asyncio.Task[None]]) -> Outcomes:
-    """What tasks that end raised."""
-    await asyncio.gather(*tasks, return_exceptions=True)
-    return [task.exception() for task in tasks]
 
 
 async def lock(device: AsyncDevice, *names: str) -> None:
@@ -261,6 +247,219 @@ def test_ten_thousand_tasks_that_save_the_credentials_inside() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(KeyLocks, "_blockers", counted)
         assert asyncio.run(main()) == 10_001
+
+
+def test_ten_thousand_tasks_count_on_a_disk(tmp_path: Path) -> None:
+    """With more tasks than can wait at once anywhere, a step would be lost, or a task never come to
+    its turn."""
+    tasks, names = 10_000, [str(number) for number in range(400)]
+    url, random_ = f"sqlite:{tmp_path}/x.db", random.Random(2)
+    wanted = [random_.sample(names, random_.choice([1, 1, 2, 3])) for _ in range(tasks)]
+    expected = Counter(name for each in wanted for name in each)
+
+    async def main() -> None:
+        async with open_async_device(url, create=True) as device:
+
+            async def step(mine: list[str]) -> None:
+                async with device.transaction(*mine) as tx:
+                    found = await tx.get("lid-mapping", mine)
+                    await asyncio.sleep(0)
+                    await tx.set(
+                        {"lid-mapping": {name: str(int(found.get(name, 0)) + 1) for name in mine}}
+                    )
+
+            async with asyncio.TaskGroup() as group:
+                for mine in wanted:
+                    group.create_task(step(mine))
+            await goes_on(device)
+
+    asyncio.run(main())
+    with open_device(url) as again:
+        found = again.get("lid-mapping", names)
+    assert {name: int(count) for name, count in found.items()} == expected
+
+
+# -- order
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_who_asks_first_is_first(kind: str, tmp_path: Path) -> None:
+    """A task would be overtaken by later ones, under load for ever."""
+    url = "memory:" if kind == "memory" else f"sqlite:{tmp_path}/x.db"
+
+    async def main() -> list[int]:
+        order: list[int] = []
+        async with open_async_device(url, create=True) as device:
+
+            async def one(number: int) -> None:
+                async with device.transaction("k", *(["l"] if number % 3 == 0 else [])) as tx:
+                    order.append(number)
+                    await tx.set({"lid-mapping": {str(number): "x"}})
+
+            async with device.transaction("k"):
+                # Outside of this one: they are no part of it.
+                tasks = [
+                    asyncio.create_task(one(number), context=contextvars.Context())
+                    for number in range(100)
+                ]
+                await turns(3)
+                for task in tasks[::7]:
+                    task.cancel()
+                await turns(3)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await goes_on(device)
+        return order
+
+    assert asyncio.run(main()) == [number for number in range(100) if number % 7]
+
+
+def test_newcomers_do_not_starve_one_that_waits() -> None:
+    """A task that names two keys would never get both while others come and go."""
+
+    async def main() -> int:
+        others, is_over = 0, asyncio.Event()
+        async with open_async_device("memory:", create=True) as device:
+
+            async def newcomers(name: str) -> None:
+                nonlocal others
+                while not is_over.is_set():
+                    async with device.transaction(name):
+                        others += 1
+                        await turns(2)
+
+            async def both() -> None:
+                await turns(10)
+                async with device.transaction("a", "b"):
+                    is_over.set()
+
+            tasks = [asyncio.create_task(newcomers(name)) for name in "aabb"]
+            async with asyncio.timeout(HANG):
+                await asyncio.gather(both(), *tasks)
+        return others
+
+    assert asyncio.run(main()) < 100
+
+
+# -- siblings: tasks inside one transaction
+
+
+class Child(Exception):
+    """What a task of a transaction fails with."""
+
+
+async def of_asyncio(*work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run them as siblings in a task group."""
+    async with asyncio.TaskGroup() as group:
+        for each in work:
+            group.create_task(each())
+
+
+async def of_anyio(*work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """The same with anyio."""
+    async with anyio.create_task_group() as group:
+        for each in work:
+            group.start_soon(each)
+
+
+@pytest.mark.parametrize("siblings", [of_asyncio, of_anyio])
+def test_a_sibling_that_fails_drops_only_its_own(siblings: Any) -> None:
+    """A message of a group that cannot be decrypted would drop what the others did, or leave half
+    of its own."""
+
+    async def main() -> tuple[list[str], list[str], dict[str, Any]]:
+        async with open_async_device("memory:", create=True) as device:
+
+            async def one(number: int) -> None:
+                try:
+                    async with device.transaction("k" if number % 2 else str(number)) as tx:
+                        await tx.set({"lid-mapping": {str(number): "x", "last": str(number)}})
+                        await turns(number % 3)
+                        assert (await device.get("lid-mapping", ["last"]))["last"] == str(number)
+                        if number % 4 == 0:
+                            raise Child
+                except Child:
+                    pass
+
+            async with device.transaction() as tx:
+                await tx.set({"lid-mapping": {"mine": "x"}})
+                await siblings(*(partial(one, number) for number in range(20)))
+                inside = await device.ids("lid-mapping")
+                stored = device._core._memory.load("lid-mapping", inside)
+            return inside, await device.ids("lid-mapping"), stored
+
+    inside, after, stored = asyncio.run(main())
+    expected = {"mine", "last", *(str(number) for number in range(20) if number % 4)}
+    assert set(inside) == set(after) == expected
+    assert stored == {}, "others would see what is not committed"
+
+
+@pytest.mark.parametrize("siblings", [of_asyncio, of_anyio])
+def test_siblings_that_fail_together_leave_nothing(siblings: Any) -> None:
+    """An error that leaves the outermost block would still store what some task did."""
+
+    async def main() -> list[str]:
+        async with open_async_device("memory:", create=True) as device:
+
+            async def one(number: int) -> None:
+                async with device.transaction("k") as tx:
+                    await tx.set({"lid-mapping": {str(number): "x"}})
+                    await turns(2)
+                    if number == 3:
+                        raise Child
+
+            with pytest.raises(ExceptionGroup) as caught:
+                async with device.transaction():
+                    await siblings(*(partial(one, number) for number in range(6)))
+            assert caught.value.split(Child)[1] is None
+            await goes_on(device)
+            return await device.ids("lid-mapping")
+
+    assert asyncio.run(main()) == ["goes on"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_child_that_outlives_its_parent_is_told(fails: bool) -> None:
+    """What a task does after the transaction that it was started in would be lost without a word,
+    or be stored though that one failed."""
+
+    async def main() -> None:
+        async with open_async_device("memory:", create=True) as device:
+            ended = asyncio.Event()
+
+            async def nested() -> None:
+                async with device.transaction() as tx:
+                    await tx.set({"lid-mapping": {"nested": "x"}})
+                    await ended.wait()
+
+            async def late(tx: AsyncTransaction) -> None:
+                await ended.wait()
+                await tx.set({"lid-mapping": {"late": "x"}})
+
+            async def reads_late(tx: AsyncTransaction) -> None:
+                await ended.wait()
+                await tx.get("lid-mapping", ["1"])
+
+            async def on_its_own() -> None:
+                await ended.wait()
+                assert not device.in_transaction
+                await device.set({"lid-mapping": {"own": "x"}})
+
+            with pytest.raises(Child):
+                async with device.transaction() as tx:
+                    await tx.set({"lid-mapping": {"parent": "x"}})
+                    work = [nested(), late(tx), reads_late(tx), on_its_own()]
+                    tasks = [asyncio.create_task(each) for each in work]
+                    await turns(3)
+                    if fails:
+                        raise Child
+                raise Child
+            ended.set()
+            told = [type(error) for error in await outcomes_of(tasks)]
+            assert told == [StoreClosed, StoreClosed, StoreClosed, type(None)]
+            expected = ["own"] if fails else ["own", "parent"]
+            assert await device.ids("lid-mapping") == expected
+
+    asyncio.run(main())
 
 
 # -- pre-keys

@@ -4,22 +4,258 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from _aio_helpers import Background, HeldDisk, until, waiting
-from ratchetkeep import Device, RatchetkeepError, StoreClosed, open_device, open_store
+from _aio_helpers import (
+    HANG,
+    PATIENCE,
+    Background,
+    HeldDisk,
+    opened,
+    put,
+    simulated,
+    soon,
+    until,
+    waiting,
+)
+from _power import KINDS, running
+from ratchetkeep import (
+    Device,
+    NameCollision,
+    RatchetkeepError,
+    StoreClosed,
+    open_device,
+    open_store,
+)
 from ratchetkeep.aio import AsyncDevice
 from ratchetkeep.commit import Commit
-from ratchetkeep.model import CREDENTIALS
+from ratchetkeep.formats import Encoded, Format
+from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep.testing.faults import SimulatedDisk
 
-# A commit that nobody carries out: the tests that look for one wait so long, in seconds.
-HANG = 5
+# -- syncs, counted
 
 
-def put(device: Device, id: str, value: str = "x") -> None:
-    device.set({"lid-mapping": {id: value}})
+def syncs(disk: SimulatedDisk) -> int:
+    return disk.steps.count("sync")
+
+
+async def commits_of_tasks(*devices: AsyncDevice, tasks: int, turns: int) -> None:
+    """Tasks that commit again and again, each on the next device."""
+
+    async def committer(number: int) -> None:
+        for turn in range(turns):
+            id = f"{number}.{turn}"
+            await devices[number % len(devices)].set({"lid-mapping": {id: "x"}})
+
+    await asyncio.gather(*(committer(number) for number in range(tasks)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_64_tasks_share_syncs(kind: str) -> None:
+    """Each of 64 tasks would pay a sync of its own."""
+    with simulated(kind) as (device, disk):
+        before = syncs(disk)
+        asyncio.run(commits_of_tasks(AsyncDevice(device), tasks=64, turns=10))
+        assert len(device.ids("lid-mapping")) == 641
+        assert 10 <= syncs(disk) - before <= 640 / 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_that_wait_share_a_sync(kind: str) -> None:
+    """Each of 16 threads would pay a sync of its own."""
+    with simulated(kind) as (device, disk):
+        before, gate = syncs(disk), HeldDisk(device)
+        first = Background(lambda: put(device, "0"))
+        gate.began.wait()
+        others = [Background(partial(put, device, id)) for id in map(str, range(1, 17))]
+        until(lambda: waiting(device) == 16)
+        gate.let_go()
+        assert all(each.ends() and each.error is None for each in [first, *others])
+        assert gate.batches == [1, 16]
+        # A journal that grows pays more, now and then.
+        assert syncs(disk) - before <= 4
+        assert len(device.ids("lid-mapping")) == 18
+
+
+def test_threads_and_tasks_of_two_devices_share_a_sync() -> None:
+    """Each device of a SQLite file would pay syncs of its own, and so would tasks beside threads:
+    a host of many devices would be as slow as the sum of them."""
+    disk = SimulatedDisk()
+    with running("sqlite", disk) as store, ExitStack() as devices:
+        one, two = (devices.enter_context(opened(store, name)) for name in ("a", "b"))
+        before, gate = syncs(disk), HeldDisk(one)
+        first = Background(lambda: put(two, "first"))
+        gate.began.wait()
+        threads = [
+            Background(partial(put, device, id)) for device in (one, two) for id in ("x", "y", "z")
+        ]
+        tasks = Background(commits_of_tasks(AsyncDevice(one), AsyncDevice(two), tasks=8, turns=1))
+        until(lambda: waiting(two) == 14)
+        gate.let_go()
+        assert all(each.ends() and each.error is None for each in [first, *threads, tasks])
+        assert gate.batches == [1, 14]
+        assert syncs(disk) - before == 2
+        assert len(one.ids("lid-mapping")) == 7
+        assert len(two.ids("lid-mapping")) == 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lone_commit_is_made_by_its_own_thread(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program without threads would pay for waking one up, twice for each commit."""
+    started, wrote = [], set()
+    start = threading.Thread.start
+
+    def noted(self: threading.Thread) -> None:
+        started.append(self.name)
+        start(self)
+
+    with simulated(kind) as (device, disk):
+        monkeypatch.setattr(threading.Thread, "start", noted)
+        disk.on_step = lambda verb: wrote.add(threading.get_ident())
+        put(device, "1")
+        with device.transaction("k") as transaction:
+            transaction.set({"lid-mapping": {"2": "x"}})
+        device.mint_pre_keys(70)
+        device.save_credentials(device.credentials.replace(platform="x"))
+        disk.on_step = None
+        assert wrote == {threading.get_ident()}
+        assert started == []
+
+
+# -- encoding
+
+
+class SlowFormat:
+    """A store's own format, which stops where it encodes the record of one id."""
+
+    def __init__(self, real: Format) -> None:
+        self._real = real
+        self.name = real.name
+        self.began, self.go_on = threading.Event(), threading.Event()
+
+    def decode(self, key: Key, raw: bytes) -> Any:
+        return self._real.decode(key, raw)
+
+    def encode(self, key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
+        if key.id == "slow":
+            self.began.set()
+            assert self.go_on.wait(PATIENCE)
+        return self._real.encode(key, value, credentials)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_others_commit_while_a_thread_encodes(kind: str) -> None:
+    """All threads and tasks would wait while one encodes a large commit."""
+    with simulated(kind) as (device, _):
+        device._store.format = slow = SlowFormat(device._store.format)
+        large = Background(lambda: put(device, "slow"))
+        slow.began.wait()
+        thread = Background(lambda: put(device, "1"))
+        task = Background(AsyncDevice(device).set({"lid-mapping": {"2": "x"}}))
+        reader = Background(lambda: device.get("lid-mapping", ["first", "slow", "unknown"]))
+        for each in (thread, task, reader):
+            assert each.ends(HANG) and each.error is None
+        assert reader.result == {"first": "x"}
+        assert device.ids("lid-mapping") == ["1", "2", "first"]
+        slow.go_on.set()
+        assert large.ends() and large.error is None
+        assert device.ids("lid-mapping") == ["1", "2", "first", "slow"]
+
+
+def test_the_event_loop_goes_on_while_a_task_encodes_many() -> None:
+    """All tasks would stand still while one commits hundreds of records."""
+
+    async def main(core: Device, slow: SlowFormat) -> list[str]:
+        device = AsyncDevice(core)
+        many = dict.fromkeys(["slow", *map(str, range(100))], "x")
+        task = asyncio.create_task(device.set({"lid-mapping": many}))
+        await soon(slow.began)
+        await device.set({"lid-mapping": {"other": "x"}})
+        before = await device.ids("lid-mapping")
+        slow.go_on.set()
+        await task
+        return before
+
+    with simulated("sqlite") as (device, _):
+        device._store.format = slow = SlowFormat(device._store.format)
+        assert asyncio.run(main(device, slow)) == ["first", "other"]
+        assert len(device.ids("lid-mapping")) == 103
+
+
+# -- one of a group that cannot be carried out
+
+
+def test_one_that_is_refused_stops_no_other(tmp_path: Path) -> None:
+    """Commits of others would fail, or be lost, because one among them names an id whose file
+    another one owns."""
+    with open_device(f"baileysex:{tmp_path}/x", create=True) as device:
+        put(device, "a/b", "mine")
+        gate = HeldDisk(device)
+        first = Background(lambda: put(device, "1"))
+        gate.began.wait()
+        ids = ["2", "a__b", "3"]
+        others = [Background(partial(put, device, id)) for id in ids]
+        # The fourth and fifth collide with each other.
+        others += [Background(partial(put, device, id)) for id in ("c/d", "c__d")]
+        until(lambda: waiting(device) == 5)
+        gate.let_go()
+        assert all(each.ends() for each in [first, *others])
+        assert [type(each.error) for each in (first, *others[:3])] == [
+            type(None),
+            type(None),
+            NameCollision,
+            type(None),
+        ]
+        assert {type(each.error) for each in others[3:]} == {type(None), NameCollision}
+        assert device.get("lid-mapping", ["a/b", "a__b"]) == {"a/b": "mine"}
+        known = device.ids("lid-mapping")
+        assert len(known) == 5
+    with open_device(f"baileysex:{tmp_path}/x") as again:
+        assert again.ids("lid-mapping") == known
+
+
+@pytest.mark.parametrize("face", ["threads", "tasks"])
+def test_one_whose_device_was_closed_stops_no_other(face: str, tmp_path: Path) -> None:
+    """Commits of other devices of the file would fail because one of them was closed meanwhile."""
+    url = f"sqlite:{tmp_path}/x.db"
+    with ExitStack() as devices:
+        one, two, three = (
+            devices.enter_context(open_device(f"{url}?device={name}", create=True))
+            for name in "abc"
+        )
+        gate = HeldDisk(one)
+        first = Background(lambda: put(one, "1"))
+        gate.began.wait()
+        others = [
+            Background(
+                AsyncDevice(device).set({"lid-mapping": {"2": "x"}})
+                if face == "tasks"
+                else partial(put, device, "2")
+            )
+            for device in (one, two, three)
+        ]
+        until(lambda: waiting(one) == 3)
+        two.close()
+        gate.let_go()
+        assert all(each.ends() for each in [first, *others])
+        assert [type(each.error).__name__ for each in [first, *others]] == [
+            "NoneType",
+            "NoneType",
+            "StoreClosed",
+            "NoneType",
+        ]
+        assert one.ids("lid-mapping") == ["1", "2"]
+        assert three.ids("lid-mapping") == ["2"]
+    with open_device(f"{url}?device=b") as again:
+        assert again.ids("lid-mapping") == []
 
 
 # -- a device that is closed, and opened again, while its commit waits
@@ -132,40 +368,53 @@ def test_a_loop_that_was_closed_stops_no_other_loop(tmp_path: Path) -> None:
 # -- Ctrl-C
 
 
+def sleeping(device: Device) -> Commit:
+    """A commit whose thread is about to sleep."""
+    credentials = device.credentials
+    changes = {CREDENTIALS: credentials}
+    commit = Commit(device._memory, changes, device._store.prepare("default", changes, credentials))
+    commit.prepare_to_sleep()
+    return commit
+
+
 def test_an_interrupt_just_after_waking_is_no_lost_wake_up(tmp_path: Path) -> None:
     """A thread that is interrupted in the moment it is woken would sleep for ever."""
     with open_device(f"sqlite:{tmp_path}/x.db", create=True) as device:
-        credentials = device.credentials
-        commit = Commit(
-            device._memory,
-            {CREDENTIALS: credentials},
-            device._store.prepare("default", {CREDENTIALS: credentials}, credentials),
-        )
-        commit.prepare_to_sleep()
+        commit = sleeping(device)
 
         class Interrupted:
             """A lock whose first acquire succeeds, and is interrupted before it returns."""
 
             def __init__(self, real: threading.Lock) -> None:
-                self.real = real
-                self.was_interrupted = False
+                self.real, self.locked, self.release = real, real.locked, real.release
+                self.began = threading.Event()
 
             def acquire(self) -> bool:
+                is_first = not self.began.is_set()
+                self.began.set()
                 taken = self.real.acquire()
-                if not self.was_interrupted:
-                    self.was_interrupted = True
+                if is_first:
                     raise KeyboardInterrupt
                 return taken
 
-            def release(self) -> None:
-                self.real.release()
-
         assert commit._wake is not None
-        commit._wake = Interrupted(commit._wake)  # type: ignore[assignment]
+        commit._wake = lock = Interrupted(commit._wake)  # type: ignore[assignment]
         sleeper = Background(commit.sleep)
+        assert lock.began.wait(HANG)
         commit.wake()
         assert sleeper.ends(HANG)
         assert sleeper.error is None
+        assert isinstance(sleeper.result, KeyboardInterrupt)
+
+
+def test_one_that_is_awake_can_be_woken_again(tmp_path: Path) -> None:
+    """A leader would end with an error of a lock, instead of telling the others, where one of them
+    was interrupted in the moment it was woken: it is woken as the next leader, and then told."""
+    with open_device(f"sqlite:{tmp_path}/x.db", create=True) as device:
+        commit = sleeping(device)
+        commit.wake()
+        assert commit.sleep() is None
+        commit.wake()
 
 
 @pytest.mark.parametrize("where", ["_gather", "_carry_out", "_hand_over", "_lead"])

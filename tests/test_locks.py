@@ -6,6 +6,7 @@ Directly on :class:`KeyLocks`, where no thread or task blurs who came first.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -132,13 +133,34 @@ def test_all_that_wait_get_their_turn_in_line() -> None:
     order: list[int] = []
     holder = holding(locks, "k")
     waiting = []
+
+    def come(number: int) -> bool:
+        order.append(number)
+        return True
+
     for number in range(50):
         each = Holder()
-        assert locks.ask(each, ["k"], partial(order.append, number)) is not None
+        assert locks.ask(each, ["k"], partial(come, number)) is not None
         waiting.append(each)
-    for each in [holder, *waiting]:
+    for number, each in enumerate([holder, *waiting]):
+        assert order == list(range(number))
         locks.give_back(each, keep=False)
     assert order == list(range(50))
+    assert_nothing_stays(locks)
+
+
+def test_who_cannot_be_woken_stands_in_nobody_s_way() -> None:
+    """A task whose event loop was closed would be granted a lock, and keep it for ever."""
+    locks = KeyLocks()
+    holder, gone = holding(locks, "a", "b"), [Holder(), Holder()]
+    for each in gone:
+        assert locks.ask(each, ["a", "b"], lambda: False) is not None
+    behind = ask(locks, Holder(), "b")
+    assert behind is not None
+    locks.give_back(holder, keep=False)
+    assert all(each.has_ended for each in gone)
+    assert behind.is_over
+    locks.give_back(behind.holder, keep=False)
     assert_nothing_stays(locks)
 
 
@@ -447,18 +469,24 @@ def test_any_sequence_of_transactions(program: list[tuple[str, int, list[str]]])
 
 def test_threads_exclude_each_other() -> None:
     """Two threads would be let in at once."""
-    locks, inside, wrong = KeyLocks(), [0, 0, 0], []
+    locks, inside = KeyLocks(), [0, 0, 0]
+    wrong: list[str] = []
 
     def work(number: int) -> None:
         for turn in range(150):
             names = [str((number + turn) % 3), str((number * turn) % 3)]
             holder, granted = Holder(), threading.Event()
-            if locks.ask(holder, names, granted.set) is not None:
+
+            def wake(granted: threading.Event = granted) -> bool:
+                granted.set()
+                return True
+
+            if locks.ask(holder, names, wake) is not None:
                 granted.wait()
             for name in set(names):
                 inside[int(name)] += 1
-                if inside[int(name)] != 1:
-                    wrong.append(name)
+            time.sleep(0)  # let another one run
+            wrong.extend(name for name in names if inside[int(name)] != 1)
             for name in set(names):
                 inside[int(name)] -= 1
             locks.give_back(holder, keep=False)
