@@ -28,6 +28,10 @@ class Holder:
         self.taken: dict[str, Holder | None] = {}
         # Later than has_ended: locks are held until the changes are committed.
         self.gave_back = False
+        # True once there is one inside of it.
+        self.has_inner = False
+        if outer is not None:
+            outer.has_inner = True
 
     def is_within(self, other: Holder) -> bool:
         """True for ``other`` itself and for what is inside of it."""
@@ -144,6 +148,9 @@ class KeyLocks:
 
         :param keep: if it is inside another, that one gets them.
         """
+        holder.has_ended = holder.gave_back = True
+        if not holder.has_inner and not holder.taken:
+            return  # most take none, and nobody gives it any
         with self._mutex:
             granted = self._release(holder, keep=keep)
         self._wake(granted)
@@ -152,11 +159,11 @@ class KeyLocks:
         while granted:
             wait = granted.pop()
             if not wait.wake():
+                wait.holder.has_ended = wait.holder.gave_back = True
                 with self._mutex:
                     granted += self._release(wait.holder, keep=False)
 
     def _release(self, holder: Holder, *, keep: bool) -> list[Wait]:
-        holder.has_ended = holder.gave_back = True
         freed = [name for name in holder.taken if self._holders.get(name) is holder]
         for name in freed:
             heir = holder.outer if keep else holder.taken[name]

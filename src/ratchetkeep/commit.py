@@ -12,9 +12,9 @@ import copy
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
 from ratchetkeep.model import Key
@@ -129,7 +129,7 @@ class GroupCommit:
         self._mutex = threading.Lock()
         self._waiting: list[Commit] = []
         # Whoever leads, and what it took on.
-        self._leader: object | None = None
+        self._leader: Commit | GroupCommit | None = None
         self._group: list[Commit] = []
         self._kicked: set[asyncio.AbstractEventLoop] = set()
         self._expected = 1
@@ -236,12 +236,13 @@ class GroupCommit:
             self._full = None
 
     def _carry_out(self, group: Sequence[Commit]) -> None:
-        owners = {id(commit.owner): commit.owner for commit in group}
-        with ExitStack() as orders:
+        owners = {id(commit.owner): commit.owner for commit in group}.values()
+        taken: list[threading.RLock] = []
+        try:
             # Nobody else holds several, so they can be taken in any order.
-            for owner in owners.values():
+            for owner in owners:
                 owner.order.acquire()
-                orders.callback(owner.order.release)
+                taken.append(owner.order)
             for commit in group:
                 refusal = commit.owner.refusal()
                 if refusal is not None:
@@ -250,9 +251,12 @@ class GroupCommit:
                 self._together([commit for commit in group if not commit.is_over])
             except BaseException:
                 # Ctrl-C, or no memory: nobody knows how far it got.
-                for owner in owners.values():
+                for owner in owners:
                     owner.doubt()
                 raise
+        finally:
+            for order in taken:
+                order.release()
 
     def _together(self, group: Sequence[Commit]) -> None:
         if not group:
@@ -279,15 +283,20 @@ class GroupCommit:
                 if not commit.is_over:
                     commit.fail(CommitFailed(commit.owner.url, "the commit was interrupted"))
             self._expected = len(group) + len(self._waiting)
-            heir = next((commit for commit in self._waiting if commit.loop is None), None)
-            needs_thread = heir is None and bool(self._waiting)
-            self._leader = self if needs_thread else heir
+            self._leader = heir = self._heir()
         # The next sync begins before those of this one go on.
-        if heir is not None:
+        if isinstance(heir, Commit):
             heir.wake()
-        elif needs_thread:
+        elif heir is not None:
             self._call_thread()
         _tell(group)
+
+    def _heir(self) -> Commit | Self | None:
+        """Who leads next: the first that a thread waits for, or our own thread."""
+        for commit in self._waiting:
+            if commit.loop is None:
+                return commit
+        return self if self._waiting else None
 
     def _call_thread(self) -> None:
         with self._mutex:
@@ -326,10 +335,10 @@ def _tell(group: Sequence[Commit]) -> None:
     """Wake who waits for these commits, each event loop once."""
     loops: dict[asyncio.AbstractEventLoop, list[Commit]] = {}
     for commit in group:
-        if commit.loop is None:
-            commit.wake()
-        else:
+        if commit.loop is not None:
             loops.setdefault(commit.loop, []).append(commit)
+        else:
+            commit.wake()
     for loop, commits in loops.items():
         with suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(_resolve, commits)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from _helpers import ALICE, BOB, FAMILY_FILES, LEGACY, key_of, records
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.formats import baileys, native
+from ratchetkeep.formats._baileys_direct import DIRECT
+from ratchetkeep.formats._shape import Losses
 from ratchetkeep.model import (
     CREDENTIALS,
     AppStateSyncKey,
@@ -30,6 +32,7 @@ from ratchetkeep.model import (
     TcToken,
 )
 from ratchetkeep.model.session import Chain, ChainKey, IndexInfo, Ratchet
+from ratchetkeep.testing.strategies import BAILEYS, NATIVE, ids, values_for
 
 GOLDEN_FILES = [*records(ALICE), *records(BOB)]
 LEGACY_FILES = [*records(LEGACY / "alice"), *records(LEGACY / "bob")]
@@ -522,3 +525,48 @@ def test_any_value_comes_back(record: tuple[Key, Any]) -> None:
     raw = encoded(key, value)
     assert baileys.decode(key, raw) == value
     assert again(key, raw) == raw
+
+
+# The direct way and the tables.
+
+
+def written_both_ways(key: Key, value: Any) -> bool:
+    """Whether the record is written directly; it must be as the tables write it in any case."""
+    made = baileys.encode(key, value)
+    if isinstance(value, EncodedRecord):
+        return True
+    losses = Losses()
+    direct = DIRECT.written(baileys.CODECS[key.family], value)
+    assert made.data == baileys.by_tables(key, value, losses)
+    assert direct in (None, made.data)
+    # Only the note on identities, which is not the tables', may stand beside direct bytes.
+    places = {loss.place for loss in made.losses}
+    assert {loss.place for loss in losses.found} <= places
+    assert direct is None or all("local_identity_key" in place for place in places)
+    return direct is not None
+
+
+@pytest.mark.parametrize("path", [*GOLDEN_FILES, *LEGACY_FILES], ids=lambda path: path.name)
+def test_real_records_are_written_directly(path: Path) -> None:
+    """Each commit would take the slow way, and nothing else would tell."""
+    key = key_of(path)
+    assert written_both_ways(key, baileys.decode(key, path.read_bytes()))
+
+
+@pytest.mark.parametrize("family", list(baileys.CODECS))
+def test_both_ways_write_the_same_bytes(family: str) -> None:
+    """What a record holds would depend on which way it was written."""
+    ways = set()
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def check(data: Any) -> None:
+        values = values_for(data.draw(st.sampled_from([BAILEYS, NATIVE])))
+        if family == CREDENTIALS.family:
+            ways.add(written_both_ways(CREDENTIALS, data.draw(values.credentials)))
+        else:
+            key = Key(family, data.draw(ids(family)))
+            ways.add(written_both_ways(key, data.draw(values.records[family])))
+
+    check()
+    assert True in ways

@@ -22,8 +22,11 @@ from _helpers import (
     key_of,
     records,
 )
-from ratchetkeep.errors import DecodeError, UnsupportedVersion
+from ratchetkeep.errors import DecodeError, InvalidValue, UnsupportedVersion
 from ratchetkeep.formats import baileys, baileysex, etf, native
+from ratchetkeep.formats._baileysex_direct import DIRECT
+from ratchetkeep.formats._baileysex_signal import with_identities
+from ratchetkeep.formats._shape import Losses
 from ratchetkeep.model import (
     CREDENTIALS,
     AppStateSyncKey,
@@ -35,6 +38,7 @@ from ratchetkeep.model import (
     TcToken,
 )
 from ratchetkeep.stores.layouts import LAYOUTS, read_manifest, write_manifest
+from ratchetkeep.testing.strategies import BAILEYS, BAILEYSEX, NATIVE, ids, values_for
 
 ETF_FILES = [path for folder in (OTP29, OTP25) for path in records(folder)]
 NO_ATOMS_OF_ITS_OWN = {
@@ -587,3 +591,73 @@ def test_any_term_comes_back(data: Any, unknown: Any) -> None:
     state = with_member(the_state(), "additional_data", data)
     raw = etf.encode(with_member(state, "unknown", unknown))
     assert canonical(again(CREDENTIALS, raw)) == canonical(raw)
+
+
+# The direct way and the tables.
+
+
+def written_both_ways(key: Key, value: Any, credentials: Credentials | None) -> bool:
+    """Whether the record is written directly; it must be as the tables write it in any case."""
+    made = baileysex.encode(key, value, credentials)
+    if isinstance(value, EncodedRecord):
+        return True
+    noted = Losses()
+    if key.family == "session":
+        value = with_identities(value, noted, credentials)
+    direct = DIRECT.record(baileysex.CODECS[key.family], value)
+    by_tables = Losses()
+    assert made.data == baileysex.by_tables(key, value, by_tables)
+    assert made.losses == (*noted.found, *by_tables.found)
+    assert direct is None or (direct == made.data and not by_tables.found)
+    return direct is not None
+
+
+@pytest.mark.parametrize("path", records(ALICE), ids=lambda path: path.name)
+def test_records_of_baileys_are_written_directly(path: Path) -> None:
+    """Each commit would take the slow way, and nothing else would tell."""
+    key = key_of(path)
+    is_detailed = key.family == "app-state-sync-key"  # which BaileysEx has no place for
+    value = baileys.decode(key, path.read_bytes())
+    assert written_both_ways(key, value, the_credentials()) is not is_detailed
+
+
+def the_credentials() -> Credentials:
+    credentials: Credentials = baileysex.decode(CREDENTIALS, (OTP29 / "creds.etf").read_bytes())
+    return credentials
+
+
+@pytest.mark.parametrize("path", ETF_FILES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_both_ways_write_real_records_the_same(path: Path) -> None:
+    """A record would change by which way it was written."""
+    key = key_of(path)
+    written_both_ways(key, baileysex.decode(key, path.read_bytes()), None)
+
+
+@pytest.mark.parametrize("family", list(baileysex.CODECS))
+def test_both_ways_write_the_same_bytes(family: str) -> None:
+    """What a record holds would depend on which way it was written."""
+    ways = set()
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.data())
+    def check(data: Any) -> None:
+        values = values_for(data.draw(st.sampled_from([BAILEYSEX, BAILEYS, NATIVE])))
+        credentials = data.draw(st.sampled_from([None, the_credentials()]))
+        if family == CREDENTIALS.family:
+            ways.add(written_both_ways(CREDENTIALS, data.draw(values.credentials), None))
+        else:
+            key = Key(family, data.draw(ids(family)))
+            ways.add(written_both_ways(key, data.draw(values.records[family]), credentials))
+
+    check()
+    assert True in ways
+
+
+def test_deep_terms_are_refused_as_one() -> None:
+    """A part within the limits would be written into a record that is beyond them."""
+    deep = b"l\0\0\0\1" * 256 + b"j" * 257
+    carried = Foreign("etf", b"\x83" + deep)
+    assert etf.decode(carried.data)
+    credentials = the_credentials().replace(additional_data=carried)
+    with pytest.raises(InvalidValue, match="nested"):
+        baileysex.encode(CREDENTIALS, credentials)

@@ -153,7 +153,7 @@ ENTRY = Shape(
         Member("pending_pre_key", "pendingPreKey", PENDING, None),
     ],
 )
-_RECORD = Shape(SessionRecord, OBJECT, [Member("sessions", "_sessions", ByKey(ENTRY))])
+RECORD = Shape(SessionRecord, OBJECT, [Member("sessions", "_sessions", ByKey(ENTRY))])
 
 
 class SessionCodec:
@@ -165,15 +165,16 @@ class SessionCodec:
             raw = dict(raw)
             if raw.pop("version", None) != VERSION:
                 raise Refused(f"the session's version is not {VERSION}", ".version")
-        record: SessionRecord = _RECORD.decode(raw)
+        record: SessionRecord = RECORD.decode(raw)
         return record
 
     def encode(self, value: Any, path: str, losses: Losses) -> dict[str, Any]:
-        written: dict[str, Any] = _RECORD.encode(_with_times(value), path, losses)
+        written: dict[str, Any] = RECORD.encode(with_times(value), path, losses)
         return {"_sessions": written.pop("_sessions"), "version": VERSION, **written}
 
 
-def _with_times(record: SessionRecord) -> SessionRecord:
+def with_times(record: SessionRecord) -> SessionRecord:
+    """The record with all times that libsignal needs."""
     infos = [session.index_info for session in record.sessions.values()]
     if all(info.used is not None and info.created is not None for info in infos):
         return record
@@ -243,7 +244,7 @@ SENDER_STATE = Shape(
         Member("sender_message_keys", "senderMessageKeys", Many(SENDER_MESSAGE)),
     ],
 )
-_STATES = Many(SENDER_STATE)
+STATES = Many(SENDER_STATE)
 
 
 class SenderKeyCodec:
@@ -255,12 +256,12 @@ class SenderKeyCodec:
                 raw = parse(from_buffer(raw))
             except DecodeError as error:
                 raise Refused(f"the text inside {error.what}") from None
-        return SenderKeyRecord(states=_STATES.decode(raw))
+        return SenderKeyRecord(states=STATES.decode(raw))
 
     def encode(self, value: Any, path: str, losses: Losses) -> dict[str, str]:
         if value.extra:
             losses.note(path, "members beside the states are left out")
-        return to_buffer(dump(_STATES.encode(value.states, path, losses)))
+        return to_buffer(dump(STATES.encode(value.states, path, losses)))
 
 
 SESSION: Codec = SessionCodec()

@@ -37,6 +37,7 @@ from ._shape import Codec, Losses, Many, Member, Shape
 from ._terms import BYTES, INT, AtomMap, AtomOf, from_bytes, from_integer
 
 _GROUP = "Elixir.BaileysEx.Signal.Group."
+SKIPPED_STRUCT = _GROUP + "SenderMessageKey"
 
 
 def _full(cls: type, *members: Member, struct: str | None = None) -> Shape:
@@ -90,6 +91,7 @@ class Closed:
         return etf.Atom("nil") if value == OPEN else value
 
 
+BASE64_BINARY, CLOSED = Base64Binary(), Closed()
 CHAIN_KEY = _full(ChainKey, Member("counter", "counter", INT), Member("key", "key", BYTES, None))
 TYPE = AtomOf(sending=SENDING, receiving=RECEIVING)
 CHAIN = _full(
@@ -112,7 +114,7 @@ INDEX_INFO = _full(
     Member("local_identity_key", "local_identity_key", BYTES, None),
     Member("base_key", "base_key", BYTES),
     Member("base_key_type", "base_key_type", TYPE),
-    Member("closed", "closed", Closed(), OPEN),
+    Member("closed", "closed", CLOSED, OPEN),
 )
 PENDING = _full(
     PendingPreKey,
@@ -124,38 +126,41 @@ ENTRY = _full(
     Session,
     Member("current_ratchet", "current_ratchet", RATCHET),
     Member("index_info", "index_info", INDEX_INFO),
-    Member("chains", "chains", Keyed(Base64Binary(), CHAIN)),
+    Member("chains", "chains", Keyed(BASE64_BINARY, CHAIN)),
     Member("pending_pre_key", "pending_pre_key", PENDING, None),
     Member("registration_id", "registration_id", INT, None),
 )
-_RECORD = _full(
+RECORD = _full(
     SessionRecord,
     Member("sessions", "sessions", Keyed(BYTES, ENTRY)),
     struct="Elixir.BaileysEx.Signal.SessionRecord",
 )
 
 
-class SessionCodec:
-    """A session record. Erlang keeps no order, so the open session comes first, then the closed
-    ones from the newest on: the order in which other libraries look for a message's session."""
+def session_record(raw: Any) -> SessionRecord:
+    """A session record; raises Refused. Erlang keeps no order, so the open session comes first,
+    then the closed ones from the newest on: as other libraries look for a message's session."""
+    record: SessionRecord = RECORD.decode(raw)
+    ordered = sorted(record.sessions.items(), key=_newest_first)
+    return record.replace(sessions=FrozenDict(ordered))
 
-    def decode(self, raw: Any) -> SessionRecord:
-        record: SessionRecord = _RECORD.decode(raw)
-        ordered = sorted(record.sessions.items(), key=_newest_first)
-        return record.replace(sessions=FrozenDict(ordered))
 
-    def encode(self, record: SessionRecord, losses: Losses, creds: Credentials | None) -> Any:
-        sessions = {}
-        for place, (base_key, session) in enumerate(record.sessions.items()):
-            path = f"sessions[{place}]"
-            info = session.index_info
-            if info.used is not None or info.created is not None:
-                what = "BaileysEx has no place for when it was used and created"
-                losses.note(f"{path}.used", what, derived=True)
-            if info.local_identity_key is None:
-                info = info.replace(local_identity_key=_identity(creds, path, losses))
-            sessions[base_key] = session.replace(index_info=info)
-        return _RECORD.encode(record.replace(sessions=sessions), "", losses)
+def with_identities(
+    record: SessionRecord, losses: Losses, creds: Credentials | None
+) -> SessionRecord:
+    """The record as RECORD spells it: every session repeats the device's identity key."""
+    sessions = {}
+    for place, (base_key, session) in enumerate(record.sessions.items()):
+        path = f"sessions[{place}]"
+        info = session.index_info
+        if info.used is not None or info.created is not None:
+            what = "BaileysEx has no place for when it was used and created"
+            losses.note(f"{path}.used", what, derived=True)
+        if info.local_identity_key is None:
+            info = info.replace(local_identity_key=_identity(creds, path, losses))
+            session = session.replace(index_info=info)
+        sessions[base_key] = session
+    return record.replace(sessions=sessions)
 
 
 def _newest_first(item: tuple[bytes, Session]) -> tuple[bool, int, bytes]:
@@ -182,8 +187,7 @@ class SkippedCodec:
     def __init__(self) -> None:
         members = (Member("iteration", "iteration", INT), Member("seed", "seed", BYTES))
         names = ("cipher_key", "iteration", "iv", "seed")
-        struct = _GROUP + "SenderMessageKey"
-        self.dialect = AtomMap(*names, full=True, struct=struct, strict=True)
+        self.dialect = AtomMap(*names, full=True, struct=SKIPPED_STRUCT, strict=True)
         self.shape = Shape(SenderMessageKey, self.dialect, members)
 
     def decode(self, raw: Any) -> SenderMessageKey:
@@ -203,6 +207,7 @@ class SkippedCodec:
         return self.dialect.join(members, value.extra, path, losses)
 
 
+SKIPPED = SkippedCodec()
 SENDER_STATE = _full(
     SenderKeyState,
     Member("sender_key_id", "sender_key_id", INT),
@@ -225,10 +230,9 @@ SENDER_STATE = _full(
             Member("private", "private", BYTES, None),
         ),
     ),
-    Member("sender_message_keys", "sender_message_keys", Many(SkippedCodec())),
+    Member("sender_message_keys", "sender_message_keys", Many(SKIPPED)),
     struct=_GROUP + "SenderKeyState",
 )
-SESSION = SessionCodec()
 SENDER_KEY: Codec = _full(
     SenderKeyRecord,
     Member("states", "sender_key_states", Many(SENDER_STATE)),

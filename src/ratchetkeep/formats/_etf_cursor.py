@@ -8,17 +8,27 @@ from __future__ import annotations
 import math
 import re
 import struct
+from functools import lru_cache
 
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.formats._etf_terms import Atom, BitString, Term
 
-__all__ = ["DAMAGED", "TOO_BIG", "Cursor"]
+__all__ = ["DAMAGED", "TOO_BIG", "Cursor", "known_atom"]
 
 DAMAGED = "The bytes are damaged or are no Erlang term: restore them from a backup"
 TOO_BIG = "Decode with higher limits if the bytes can be trusted"
 _FOREIGN = "Have it written again with plain term_to_binary/1"
 
 _FLOAT_TEXT = re.compile(rb" *([-+]?[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?)\x00*")
+
+
+@lru_cache(1024)
+def known_atom(raw: bytes) -> Atom | None:
+    """The atom with that name in UTF-8, made once; None if it is not UTF-8."""
+    try:
+        return Atom(raw.decode())
+    except UnicodeDecodeError:
+        return None
 
 
 class Cursor:

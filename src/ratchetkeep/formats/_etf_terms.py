@@ -26,8 +26,10 @@ __all__ = [
     "Map",
     "Opaque",
     "Term",
+    "atom_bytes",
     "canonical",
     "encode",
+    "integer_bytes",
     "key_bytes",
 ]
 
@@ -178,7 +180,8 @@ class Map:
                 raise _refused(f"pair {position} of a map is not a tuple of two")
             if type(pair[1]) not in _WRITERS:
                 raise _no_term(pair[1])
-            index[_body(pair[0])] = position
+            key = pair[0]
+            index[atom_bytes(key.name) if type(key) is Atom else _body(key)] = position
         if len(index) != len(self.pairs):
             raise _refused("a key stands twice in a map")
         object.__setattr__(self, "_index", index)
@@ -309,25 +312,31 @@ def _raw(data: bytes, _ordered: bool) -> _Written:
 
 
 def _atom(atom: Atom, _ordered: bool) -> _Written:
-    return _atom_named(atom.name), None
+    return atom_bytes(atom.name), None
 
 
 @lru_cache(1024)
-def _atom_named(text: str) -> bytes:
-    """The same few hundred names stand in every term of a device."""
+def atom_bytes(text: str) -> bytes:
+    """The atom of that name, encoded."""
+    # The same few hundred names stand in every term of a device.
     name = text.encode()
     head = struct.pack(">BH", 118, len(name)) if len(name) > 255 else bytes((119, len(name)))
     return head + name
 
 
-def _int(value: int, _ordered: bool) -> _Written:
+def integer_bytes(value: int) -> bytes:
+    """An integer, encoded."""
     if 0 <= value <= 255:
-        return bytes((97, value)), None
+        return bytes((97, value))
     if -(2**31) <= value < 2**31:
-        return struct.pack(">Bi", 98, value), None
+        return struct.pack(">Bi", 98, value)
     size = (value.bit_length() + 7) // 8
     head = struct.pack(">BI", 111, size) if size > 255 else bytes((110, size))
-    return b"".join((head, bytes((value < 0,)), abs(value).to_bytes(size, "little"))), None
+    return b"".join((head, bytes((value < 0,)), abs(value).to_bytes(size, "little")))
+
+
+def _int(value: int, _ordered: bool) -> _Written:
+    return integer_bytes(value), None
 
 
 def _float(value: float, _ordered: bool) -> _Written:

@@ -6,7 +6,6 @@ running them. Text is compact UTF-8 without BOM or newline; a lone surrogate is 
 
 from __future__ import annotations
 
-import base64
 import binascii
 import codecs
 import json
@@ -81,8 +80,8 @@ def from_base64(raw: Any) -> bytes:
     if type(raw) is not str:
         raise Refused(f"expected base64 text, got {kind_of(raw)}")
     try:
-        data = base64.b64decode(raw, validate=True)
-    except (binascii.Error, ValueError):
+        data = binascii.a2b_base64(raw, strict_mode=True)
+    except ValueError:
         raise Refused("is not base64 text") from None
     if to_base64(data) != raw:
         raise Refused("is not base64 text as any encoder writes it")
@@ -91,7 +90,7 @@ def from_base64(raw: Any) -> bytes:
 
 def to_base64(data: bytes) -> str:
     """Standard base64 text, padded."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def from_buffer(raw: Any) -> bytes:

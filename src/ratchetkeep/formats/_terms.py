@@ -103,10 +103,13 @@ BOOL = Leaf(from_boolean, lambda value: TRUE if value else FALSE)
 
 
 class AtomOf:
-    """A value that BaileysEx spells as one of few atoms; no other atom is ever written."""
+    """A value that BaileysEx spells as one of few atoms; no other atom is ever written.
+
+    :ivar atoms: the atoms by what they stand for.
+    """
 
     def __init__(self, **names: Any) -> None:
-        self._to = {value: etf.Atom(name) for name, value in names.items()}
+        self.atoms = {value: etf.Atom(name) for name, value in names.items()}
         self._from = {etf.Atom(name): value for name, value in names.items()}
 
     def decode(self, raw: Any) -> Any:
@@ -115,8 +118,8 @@ class AtomOf:
         raise Refused("expected one of few atoms")
 
     def encode(self, value: Any, path: str, losses: Losses) -> Any:
-        if value in self._to:
-            return self._to[value]
+        if value in self.atoms:
+            return self.atoms[value]
         losses.note(path, "BaileysEx knows no such value; it is left out")
         return ABSENT
 
@@ -263,12 +266,13 @@ class AtomMap:
         rest: dict[str, Any] = {}
         struct: Any = None
         for key, value in raw.items():
-            if key == STRUCT_KEY:
-                struct = value
-            elif not isinstance(key, etf.Atom):
+            if type(key) is not etf.Atom:
                 others.append((key, value))
+            elif key.name == "__struct__":
+                struct = value
             else:
-                named[key.name] = None if value == NIL else value
+                is_nil = type(value) is etf.Atom and value.name == "nil"
+                named[key.name] = None if is_nil else value
         self._struct(struct, rest)
         if others:
             rest[REST] = _foreign(etf.Map(tuple(others)))

@@ -36,6 +36,7 @@ from ratchetkeep.model import (
 )
 from ratchetkeep.model._checks import Refused, kind_of
 
+from ._baileys_direct import DIRECT
 from ._baileys_signal import SENDER_KEY, SESSION
 from ._base import Encoded
 from ._json import (
@@ -54,6 +55,7 @@ from ._json import (
     to_base64,
     to_buffer,
 )
+from ._json_direct import IN_BASE64, QUOTED
 from ._shape import Codec, Leaf, Losses, Many, Member, Shape
 
 name = "baileys"
@@ -241,6 +243,9 @@ CODECS: dict[str, Codec] = {
     "identity-key": BUFFER,
 }
 
+DIRECT.inline[TEXT_BYTES] = IN_BASE64
+DIRECT.kinds[MapOf] = lambda codec: DIRECT.keyed(QUOTED, codec.item)
+
 # The encoding of session bytes that came in a Buffer: some client's own, which we do not look into.
 BUFFER_ENCODING = "baileys-buffer"
 
@@ -272,8 +277,15 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
         return Encoded(None, tuple(losses.found))
     if key.family == "session":
         _note_identities(value, credentials, losses)
-    written = CODECS[key.family].encode(value, "", losses)
-    return Encoded(dump(written), tuple(losses.found))
+    data = DIRECT.written(CODECS[key.family], value)
+    if data is None:
+        data = by_tables(key, value, losses)
+    return Encoded(data, tuple(losses.found))
+
+
+def by_tables(key: Key, value: Any, losses: Losses) -> bytes:
+    """The text of a record as the tables write it, whatever is in it."""
+    return dump(CODECS[key.family].encode(value, "", losses))
 
 
 def _note_identities(

@@ -35,8 +35,11 @@ from ratchetkeep.model import (
 from ratchetkeep.model._checks import Refused
 
 from . import etf
-from ._baileysex_signal import SENDER_KEY, SESSION
+from ._baileysex_direct import DIRECT
+from ._baileysex_signal import RECORD, SENDER_KEY, session_record, with_identities
 from ._base import Encoded
+from ._direct import Inline, Out, refuse
+from ._etf_direct import IN_BASE64, TEXTUAL, binary, free
 from ._json import from_base64, to_base64
 from ._shape import PRIVATE, Codec, Leaf, Losses, Many, Member, Shape
 from ._terms import (
@@ -102,6 +105,10 @@ class ExpiringMode:
             raise Refused(invalid.what, "." + invalid.place.partition(".")[2]) from None
 
     def encode(self, value: DisappearingMode, path: str, losses: Losses) -> Any:
+        return FREE.encode(self.members(value), path, losses)
+
+    def members(self, value: DisappearingMode) -> FrozenDict[str, Any]:
+        """All members, as a value of no fixed shape."""
         members: dict[str, Any] = {}
         if value.ephemeral_expiration is not None:
             members["ephemeral_expiration"] = value.ephemeral_expiration
@@ -110,7 +117,7 @@ class ExpiringMode:
         for name, each in value.extra.items():
             if not name.startswith(PRIVATE):
                 members.setdefault(name, each)
-        return FREE.encode(FrozenDict(members), path, losses)
+        return FrozenDict(members)
 
 
 class SyncKey:
@@ -155,10 +162,11 @@ HISTORY_MESSAGE = _sparse(
     Member("key", "key", MESSAGE_KEY),
     Member("message_timestamp", "message_timestamp", NUMBER64, None),
 )
+EXPIRING = ExpiringMode()
 SETTINGS = _full(
     AccountSettings,
     Member("unarchive_chats", "unarchive_chats", BOOL, False),
-    Member("default_disappearing_mode", "default_disappearing_mode", ExpiringMode(), None),
+    Member("default_disappearing_mode", "default_disappearing_mode", EXPIRING, None),
 )
 ACCOUNT = _full(
     Account,
@@ -232,6 +240,7 @@ TCTOKEN = _sparse(
 
 CODECS: dict[str, Codec] = {
     CREDENTIALS.family: STATE,
+    "session": RECORD,
     "pre-key": KEY_PAIR,
     "sender-key": SENDER_KEY,
     "sender-key-memory": TextKeyed(BOOL),
@@ -244,6 +253,21 @@ CODECS: dict[str, Codec] = {
 }
 
 
+def _sync_key(value: AppStateSyncKey, out: Out) -> None:
+    if value.extra or value.fingerprint is not None or value.timestamp is not None:
+        refuse()
+    out.append(binary(value.key_data))
+
+
+DIRECT.names |= {"expiring": lambda value: free(EXPIRING.members(value))}
+DIRECT.inline |= {
+    ADV_SECRET: IN_BASE64,
+    EXPIRING: Inline(b"", "expiring({v})"),
+}
+DIRECT.kinds[TextKeyed] = lambda codec: DIRECT.keyed(TEXTUAL, codec.item)
+DIRECT.kinds[SyncKey] = lambda _: _sync_key
+
+
 def decode(key: Key, raw: bytes) -> Any:
     """The value in the bytes of the file of ``key``.
 
@@ -252,7 +276,7 @@ def decode(key: Key, raw: bytes) -> Any:
     term = etf.decode(raw)
     try:
         if key.family == "session":
-            return SESSION.decode(term)
+            return session_record(term)
         value = CODECS[key.family].decode(term)
         return value if key == CREDENTIALS else check_record(key, value)
     except Refused as refused:
@@ -271,7 +295,16 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
         losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as ETF")
         return Encoded(None, tuple(losses.found))
     if key.family == "session":
-        term = SESSION.encode(value, losses, credentials)
-    else:
-        term = CODECS[key.family].encode(value, "", losses)
-    return Encoded(etf.encode(term), tuple(losses.found))
+        value = with_identities(value, losses, credentials)
+    data = DIRECT.record(CODECS[key.family], value)
+    if data is None:
+        data = by_tables(key, value, losses)
+    return Encoded(data, tuple(losses.found))
+
+
+def by_tables(key: Key, value: Any, losses: Losses) -> bytes:
+    """The bytes of a record as the tables write it, whatever is in it.
+
+    :param value: for sessions, one with all identities.
+    """
+    return etf.encode(CODECS[key.family].encode(value, "", losses))

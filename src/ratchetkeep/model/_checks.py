@@ -127,7 +127,7 @@ def test_of(check: Check, v: str) -> str:
 def define(source: str, **names: Any) -> Callable[..., Any]:
     """The function that ``source`` defines; tests may stand in it, and ``names``.
 
-    Only tables of our own are put together to source here, and on import only.
+    Only tables of our own are put together to source here, and on import or first use.
     """
     made: dict[str, Any] = {}
     exec(source, {**_NAMES, **names}, made)  # noqa: S102 - see above
