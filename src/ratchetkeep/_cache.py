@@ -66,21 +66,26 @@ class Cache:
         with self._lock:
             return {key: self._entries[key].value for key in keys if key in self._entries}
 
-    def put(self, values: Iterable[tuple[Key, Any, int]]) -> None:
-        """Enter values (or ABSENT), each with its bytes in the store, in one step."""
+    def put(self, values: Iterable[tuple[Key, Any, int]], *, only_known: bool = False) -> None:
+        """Enter values (or ABSENT), each with its bytes in the store, in one step.
+
+        :param only_known: replace what is there, enter nothing new.
+        """
         with self._lock:
             self._version += 1
             try:
+                entries, added = self._entries, 0
                 for key, value, size in values:
-                    self._enter(key, _Entry(value, size * DECODED + OVERHEAD))
+                    if only_known and key not in entries:
+                        continue
+                    cost = size * DECODED + OVERHEAD
+                    old = entries.pop(key, None)
+                    added += cost - (old.cost if old else 0)
+                    entries[key] = _Entry(value, cost)
+                self._size += added
                 self._shrink()
             finally:
                 self._version += 1
-
-    def _enter(self, key: Key, entry: _Entry) -> None:
-        old = self._entries.pop(key, None)
-        self._size += entry.cost - (old.cost if old else 0)
-        self._entries[key] = entry
 
     def _shrink(self) -> None:
         while self._size > self._max:

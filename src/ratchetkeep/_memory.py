@@ -12,6 +12,9 @@ from ratchetkeep.errors import CommitFailed, RatchetkeepError, StoreClosed
 from ratchetkeep.model import CREDENTIALS, Credentials, check_key
 from ratchetkeep.stores.base import Store
 
+# A commit of more records than this (pre-keys, a history) would push out what is in use.
+MANY = 64
+
 
 class Memory:
     """Loads and commits meet here, so that neither sees half of the other.
@@ -60,10 +63,11 @@ class Memory:
         """Enter a commit, which is durable now."""
         encoded = commit.batch.changes
         self.credentials = commit.changes.get(CREDENTIALS, self.credentials)
-        self._cache.put(
+        values = (
             (key, ABSENT if value is None else value, len(encoded[key] or b""))
             for key, value in commit.changes.items()
         )
+        self._cache.put(values, only_known=len(encoded) > MANY)
 
     def doubt(self) -> None:
         """A commit was interrupted: refuse everything until the device is opened again."""

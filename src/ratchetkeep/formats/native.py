@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -57,11 +58,18 @@ UPGRADES: dict[int, Callable[[str, bytes], bytes]] = {}
 _HASH = hashlib.blake2b(digest_size=8, person=b"ratchetkeep")
 
 
-def _checksum(version: int, flags: int, key: Key, payload: bytes) -> bytes:
+@lru_cache(maxsize=64)
+def _begun(version: int, flags: int, family: str) -> Any:
+    """The hash over what many records have in common."""
     checksum = _HASH.copy()
-    checksum.update(b"%c%c%b\0%b\0" % (version, flags, key.family.encode(), key.id.encode()))
-    checksum.update(payload)
-    return checksum.digest()
+    checksum.update(b"%c%c%b\0" % (version, flags, family.encode()))
+    return checksum
+
+
+def _checksum(version: int, flags: int, key: Key, payload: bytes) -> bytes:
+    checksum = _begun(version, flags, key.family).copy()
+    checksum.update(b"%b\0%b" % (key.id.encode(), payload))
+    return bytes(checksum.digest())
 
 
 def _to_ext(value: Any) -> Ext:
@@ -118,7 +126,7 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
         flags |= RICH
         payload = _ENCODER.encode(_rich(value))
     checksum = _checksum(VERSION, flags, key, payload)
-    return Encoded(_HEADER.pack(MAGIC, VERSION, flags, checksum) + payload, ())
+    return Encoded(b"%b%c%c%b%b" % (MAGIC, VERSION, flags, checksum, payload), ())
 
 
 def decode(key: Key, raw: bytes) -> Any:

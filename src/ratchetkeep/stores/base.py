@@ -14,12 +14,12 @@ from several threads. Every store promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from ratchetkeep.errors import DecodeError, DeviceExists, NotHeld, StoreDamaged, UnsupportedVersion
-from ratchetkeep.formats import Encoded, Format
+from ratchetkeep.formats import Encoded, Format, Loss
 from ratchetkeep.model import Credentials, Key
 
 DEFAULT_DEVICE = "default"
@@ -200,11 +200,14 @@ class Store(ABC):
             if value is None:
                 encoded[key] = None
                 continue
-            made = self.encode(key, value, credentials)
-            lost = [loss for loss in made.losses if not loss.derived]
-            if lost or made.data is None:
-                place = f"{key} {lost[0].place}".strip() if lost else str(key)
-                what = lost[0].what if lost else "cannot be held"
-                raise NotHeld(f"{self.url} ({place})", what)
-            encoded[key] = made.data
+            data, losses = self.encode(key, value, credentials)
+            if losses or data is None:
+                self._check_held(key, data, [loss for loss in losses if not loss.derived])
+            encoded[key] = data
         return Prepared(device, encoded)
+
+    def _check_held(self, key: Key, data: bytes | None, lost: Sequence[Loss]) -> None:
+        if lost or data is None:
+            place = f"{key} {lost[0].place}".strip() if lost else str(key)
+            what = lost[0].what if lost else "cannot be held"
+            raise NotHeld(f"{self.url} ({place})", what)

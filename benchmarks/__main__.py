@@ -1,0 +1,152 @@
+"""``python -m benchmarks``: measure, or profile one workload."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from . import profiling, report, resources
+from .committers import committers, syncs_of_minting
+from .data import ROOT, Data, load
+from .measure import say
+from .plot import draw
+from .targets import Measured, targets
+from .workloads import (
+    Field,
+    Scale,
+    cached_gets,
+    cold_gets,
+    commits,
+    openings,
+    streams,
+)
+
+QUICK_MINUTES = 1.5
+# Of the time that is asked for; building, copying and the slowest peers take the rest.
+TURNS = 0.5
+PROFILE_RUNS = {"session": 2000, "bundle": 800, "group": 20, "mint": 20, "get": 20000}
+
+
+@contextmanager
+def workplace(below: Path) -> Iterator[Path]:
+    """A folder below ``below``, for all peers, so that they share a file system; removed
+    afterwards."""
+    with tempfile.TemporaryDirectory(prefix=".benchmarks-", dir=below) as name:
+        yield Path(name)
+
+
+def measure(field: Field) -> Measured:
+    """Run everything."""
+    field.build()
+    # What is ours here would make each of the collector's passes longer for whoever's turn it is.
+    gc.collect()
+    gc.freeze()
+    field.open()
+    try:
+        times = commits(field)
+        times["cached get"] = cached_gets(field)
+        together = committers(field)
+    finally:
+        field.close()
+    times["cold get"] = cold_gets(field)
+    times["open"] = openings(field)
+    times |= streams(field)
+    return Measured(
+        scale=field.scale,
+        times=times,
+        committers=together,
+        memory=resources.memory(field),
+        disk=resources.disk(field),
+        copies=resources.copies(field),
+        mint_syncs=syncs_of_minting(field),
+        key_seconds=field.data.key_seconds,
+    )
+
+
+def explain(run: Measured, below: Path, data: Data) -> dict[str, str]:
+    """A profile for each target that was missed."""
+    found: dict[str, str] = {}
+    for each in targets(run):
+        kind = each.peer.removeprefix("ratchetkeep ").removesuffix(":")
+        title = f"{each.workload} on {kind}"
+        if each.is_met or not each.workload or title in found:
+            continue
+        big = run.scale.big if each.workload in ("open", "cold") else run.scale.main
+        found[title] = profiled(each.workload, kind, big, None, below, data)
+    return found
+
+
+def profiled(
+    workload: str, kind: str, size: int, count: int | None, below: Path, data: Data
+) -> str:
+    """The profile of a workload, in a folder of its own."""
+    say(f"profiling: {workload} on {kind}")
+    runs = PROFILE_RUNS.get(workload, 10) if count is None else count
+    with workplace(below) as folder:
+        return profiling.profile(workload, kind, size, runs, folder, data)
+
+
+def run(scale: Scale, below: Path, into: Path) -> Measured:
+    """Measure, and write the results, the picture and the page into ``into``."""
+    start = time.monotonic()
+    data = load()
+    with workplace(below) as folder:
+        field = Field(folder, data, scale)
+        try:
+            found = measure(field)
+        finally:
+            field.end()
+        about = report.machine(below)
+    profiles = explain(found, below, data)
+    into.mkdir(parents=True, exist_ok=True)
+    (into / "results.json").write_text(report.as_json(found, about, field.missing))
+    (into / "index.md").write_text(report.as_page(found, about, field.missing, profiles))
+    draw(found, into / "curves.svg")
+    missed = [each.what for each in targets(found) if not each.is_met]
+    say(f"done in {(time.monotonic() - start) / 60:.1f} minutes; {len(missed)} targets missed")
+    return found
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=5.0, help="about how long; the disk decides"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few turns, and no folders of 100,000 files"
+    )
+    parser.add_argument("--folder", type=Path, default=Path(), help="whose disk is measured")
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "benchmarks")
+    commands = parser.add_subparsers(dest="command")
+    one = commands.add_parser("profile", help="show where the time of one workload goes")
+    one.add_argument("workload", choices=profiling.WORKLOADS)
+    one.add_argument("--store", choices=profiling.KINDS, default="sqlite")
+    one.add_argument("--size", type=int, default=1_000, help="sessions in the device")
+    one.add_argument("--runs", type=int, help="how often")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    asked = _arguments(given)
+    below = asked.folder.resolve()
+    if asked.command == "profile":
+        what = (asked.workload, asked.store, asked.size, asked.runs)
+        report.show(profiled(*what, below, load()))
+    else:
+        minutes = QUICK_MINUTES if asked.quick else asked.minutes
+        scale = Scale(seconds=60 * minutes * TURNS)
+        if asked.quick:
+            scale = replace(scale, most_files=10_000, fewest=2, children=1)
+        run(scale, below, asked.into)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,297 @@
+"""The results as JSON and as a page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import sqlite3
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from .measure import Results, Spread
+from .peers import PEERS, BareLimit, SqliteBare
+from .resources import READ
+from .targets import MIB, Measured, Target, targets
+from .workloads import BareSelect, Lookups
+
+PAGE = Path(__file__).with_name("page.md")
+# Beyond this ratio of its limit's quartiles, a disk is busy with something else, or throttled.
+UNEVEN = 2.5
+PACKAGES = ("ratchetkeep", "apsw", "lmdb", "pyaileys", "waton")
+
+
+def machine(folder: Path) -> dict[str, str]:
+    """What the figures depend on; nothing that names one machine."""
+    found = {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "processors": str(os.cpu_count()),
+        "file system": _file_system(folder),
+        "Python": platform.python_version(),
+        "SQLite of ratchetkeep": apsw.sqlite_lib_version(),
+        "SQLite of the standard library": sqlite3.sqlite_version,
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.machine()
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that ``folder`` is on."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    real = folder.resolve()
+    found = [line.split()[1:3] for line in mounts]
+    above = [(place, kind) for place, kind in found if real.is_relative_to(place)]
+    return max(above, key=lambda each: len(each[0]))[1] if above else "unknown"
+
+
+def as_json(run: Measured, about: Mapping[str, str], missing: Mapping[str, str]) -> str:
+    """Everything, times in nanoseconds."""
+    document: dict[str, Any] = {
+        "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": dict(about),
+        "scale": asdict(run.scale),
+        "left out": dict(missing),
+        "targets": [{**asdict(each), "is_met": each.is_met} for each in targets(run)],
+        "nanoseconds": {name: _nested(found) for name, found in run.times.items()},
+        "commits per second": {
+            name: {part: asdict(spread) for part, spread in found.items()}
+            for name, found in run.committers.items()
+        },
+        "memory bytes": {
+            name: {
+                size: {part: asdict(s) for part, s in parts.items()} for size, parts in x.items()
+            }
+            for name, x in run.memory.items()
+        },
+        "disk bytes": run.disk,
+        "copy seconds": run.copies,
+        "syncs of minting": run.mint_syncs,
+        "seconds of making 812 pre-keys": run.key_seconds,
+    }
+    return json.dumps(document, indent=1) + "\n"
+
+
+def _nested(results: Results) -> dict[str, dict[int, dict[str, float]]]:
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for (name, size), spread in results.items():
+        found.setdefault(name, {})[size] = asdict(spread)
+    return found
+
+
+def as_page(
+    run: Measured,
+    about: Mapping[str, str],
+    missing: Mapping[str, str],
+    profiles: Mapping[str, str],
+) -> str:
+    """The page with its tables filled in."""
+    parts = {
+        "machine": _machine(run, about),
+        "main": f"{run.scale.main:,}",
+        "big": f"{run.scale.big:,}",
+        "peers": _peers(missing),
+        "targets": _targets(targets(run)),
+        "session": _times(run, "session", run.scale.main, BareLimit.name),
+        "bundle": _times(run, "bundle", run.scale.main, BareLimit.name),
+        "group": _times(run, "group", run.scale.big, BareLimit.name),
+        "mint": _times(run, "mint", run.scale.main, SqliteBare.name),
+        "keys": f"{run.key_seconds * 1000:.0f} ms",
+        "stream": _streams(run),
+        "committers": _committers(run),
+        "cached": _times(run, "cached get", run.scale.main, Lookups.name),
+        "cold": _times(run, "cold get", run.scale.big, BareSelect.name),
+        "open": _by_size(run, "open"),
+        "sizes": _by_size(run, "session by size"),
+        "memory": _memory(run),
+        "disk": _disk(run),
+        "copies": _copies(run),
+        "profiles": _profiles(profiles),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], PAGE.read_text())
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    names = list(head)
+    lines = [names, ["---", *["---:"] * (len(names) - 1)], *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def in_units(nanoseconds: float) -> str:
+    """A time with the unit that suits it."""
+    for unit, factor in (("ns", 1), ("µs", 1e3), ("ms", 1e6)):
+        if nanoseconds < 1000 * factor:
+            return f"{figure(nanoseconds / factor)} {unit}"
+    return f"{figure(nanoseconds / 1e9)} s"
+
+
+def figure(number: float) -> str:
+    """Three digits that mean something."""
+    if number >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
+
+
+def _machine(run: Measured, about: Mapping[str, str]) -> str:
+    words = ", ".join(f"{name} {value}" for name, value in about.items())
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    text = f"Measured {day}, {run.scale.seconds / 60:.1f} minutes of turns: {words}."
+    limit = run.spread("session", BareLimit.name)
+    if limit.high < UNEVEN * limit.low:
+        return text
+    spread = f"{in_units(limit.low)} to {in_units(limit.high)}"
+    return (
+        f"{text}\n\n**The disk was uneven in this run:** the quartiles of its limit are {spread}."
+    )
+
+
+def _peers(missing: Mapping[str, str]) -> str:
+    rows = [
+        (
+            peer.name,
+            peer.syncs,
+            f"not in this run: {missing[peer.name]}" if peer.name in missing else "",
+        )
+        for peer in PEERS
+    ]
+    lines = ["| peer | what a commit costs on the disk | |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _targets(rows: list[Target]) -> str:
+    lines = ["| target | bound | reached | |", "|---|---:|---:|---|"]
+    for row in rows:
+        bound = f"{'at least' if row.at_least else 'at most'} {row.limit:g}{row.unit}"
+        met = "yes" if row.is_met else "**no**"
+        lines.append(f"| {row.what} | {bound} | {row.reached:.2f}{row.unit} | {met} |")
+    return "\n".join(lines)
+
+
+def _times(run: Measured, workload: str, size: int, to: str) -> str:
+    results = run.times[workload]
+    base = results[to, size if (to, size) in results else run.scale.main]
+    found = {name: s for (name, at), s in results.items() if at == size}
+    found[to] = base
+    rows = [
+        (
+            name,
+            in_units(spread.p50),
+            f"{in_units(spread.low)} to {in_units(spread.high)}",
+            in_units(spread.p99),
+            f"{figure(spread.p50 / base.p50)} x",
+            f"{figure(spread.p99 / base.p99)} x",
+            f"{spread.count:,}",
+            *([in_units(spread.first)] if base.first else []),
+        )
+        for name, spread in sorted(found.items(), key=lambda each: each[1].p50)
+    ]
+    head = ["peer", "p50", "quartiles", "p99", f"p50 over {to}", "p99 over its p99", "times"]
+    return table([*head, "a turn's first"] if base.first else head, rows)
+
+
+def _by_size(run: Measured, workload: str) -> str:
+    sizes = run.scale.sizes
+    results = run.times[workload]
+    names = dict.fromkeys(name for name, _ in results)
+    rows = []
+    for name in names:
+        cells = [results.get((name, size)) for size in sizes]
+        first = next((cell for cell in cells if cell), None)
+        last = next((cell for cell in reversed(cells) if cell), None)
+        growth = f"{last.p50 / first.p50:.2f} x" if first and last and first is not last else ""
+        rows.append((name, *(in_units(c.p50) if c else "" for c in cells), growth))
+    return table(["peer", *(f"{size:,}" for size in sizes), "most over least"], rows)
+
+
+def _streams(run: Measured) -> str:
+    rows = []
+    for (name, size), alone in run.times["stream"].items():
+        closed = run.times["stream and close"][name, size]
+        rates = [f"{1e9 / spread.p50:,.0f}" for spread in (alone, closed)]
+        rows.append((name, in_units(alone.p50), in_units(closed.p50), *rates))
+    head = ["peer", "a commit", "with its part of closing", "commits per second", "with closing"]
+    return table(head, rows)
+
+
+def _committers(run: Measured) -> str:
+    rows = [
+        (
+            name,
+            _rate(found["one"]),
+            _rate(found["many"]),
+            f"{found['many'].p50 / found['one'].p50:.1f} x",
+        )
+        for name, found in run.committers.items()
+    ]
+    return table(["commits per second", "one", f"{run.scale.workers} at once", "ratio"], rows)
+
+
+def _rate(spread: Spread) -> str:
+    return f"{spread.p50:,.0f} ({spread.low:,.0f} to {spread.high:,.0f})"
+
+
+def _memory(run: Measured) -> str:
+    rows = []
+    for name, sizes in run.memory.items():
+        for part, when in (("opened", "just opened"), ("read", f"up to {READ:,} read")):
+            cells = [
+                f"{sizes[size][part].p50 / MIB:.1f} MiB" if size in sizes else ""
+                for size in run.scale.sizes
+            ]
+            rows.append((f"{name}, {when}", *cells))
+    return table(["above an empty device", *(f"{size:,}" for size in run.scale.sizes)], rows)
+
+
+def _disk(run: Measured) -> str:
+    sizes = run.scale.sizes
+    rows = [
+        (name, *(f"{found[size] / size:,.0f}" if size in found else "" for size in sizes))
+        for name, found in run.disk.items()
+    ]
+    return table(["bytes for each session", *(f"{size:,}" for size in sizes)], rows)
+
+
+def _copies(run: Measured) -> str:
+    sizes = run.scale.sizes
+    rows = [
+        (name, *(in_units(found[size] * 1e9) if size in found else "" for size in sizes))
+        for name, found in run.copies.items()
+    ]
+    return table(["copy", *(f"{size:,}" for size in sizes)], rows)
+
+
+def _profiles(profiles: Mapping[str, str]) -> str:
+    if not profiles:
+        return "Every target was met in this run."
+    parts = [f"### {title}\n\n```text\n{text}\n```" for title, text in profiles.items()]
+    return "\n\n".join(parts)
+
+
+def show(text: str) -> None:
+    """Print something that was asked for."""
+    sys.stdout.write(text + "\n")

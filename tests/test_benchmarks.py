@@ -1,0 +1,143 @@
+"""The benchmarks run: every workload on every peer, on a tiny scale. No figure is judged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from benchmarks import report
+from benchmarks.__main__ import measure, profiled
+from benchmarks.data import Data, load
+from benchmarks.measure import Contender, rounds
+from benchmarks.peers import PEERS, BareLimit, Peer
+from benchmarks.targets import Measured, Target, targets
+from benchmarks.workloads import Field, Scale
+
+TINY = Scale(
+    seconds=0.1,
+    sizes=(20, 24),
+    most_files=20,
+    main=20,
+    big=20,
+    fewest=1,
+    warm_bytes=1,
+    workers=4,
+    group=16,
+    stock=4,
+    children=1,
+    stream=10,
+)
+OPTIONAL = {"LMDB": "lmdb", "waton SQLiteStorage": "waton"}
+COMPARED = {"100 dict look-ups", "bare SELECT loop"}
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    """The sample's sessions."""
+    return load()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, data: Data) -> Iterator[tuple[Field, Measured]]:
+    """One run of everything."""
+    field = Field(tmp_path_factory.mktemp("benchmarks"), data, TINY)
+    try:
+        yield field, measure(field)
+    finally:
+        field.end()
+
+
+def expected() -> set[str]:
+    """The peers that this installation has: all but those whose package it lacks."""
+    absent = {name for name, package in OPTIONAL.items() if find_spec(package) is None}
+    return {peer.name for peer in PEERS} - absent
+
+
+def test_every_peer_takes_part(tiny: tuple[Field, Measured]) -> None:
+    """A peer would be missing from the tables although it is installed, without a word."""
+    field, run = tiny
+    assert set(field.missing) == {peer.name for peer in PEERS} - expected()
+    for workload in ("session", "session by size", "bundle", "group", "mint"):
+        assert {name for name, _ in run.times[workload]} == expected(), workload
+    readers = {peer.name for peer in PEERS if peer.reads} & expected()
+    for workload in ("cached get", "cold get", "open"):
+        assert {name for name, _ in run.times[workload]} - COMPARED == readers, workload
+    assert set(run.disk) == readers
+
+
+def test_every_figure_is_positive(tiny: tuple[Field, Measured]) -> None:
+    """A figure would be one of something that was not done at all."""
+    _, run = tiny
+    for workload, results in run.times.items():
+        for key, spread in results.items():
+            assert spread.count > 0, (workload, key)
+            assert 0 < spread.low <= spread.p50 <= spread.high <= spread.p99, (workload, key)
+    for label, found in run.committers.items():
+        assert found["one"].p50 > 0, label
+        assert found["many"].p50 > 0, label
+    assert {name: tuple(sizes) for name, sizes in run.memory.items()} == {
+        "ratchetkeep sqlite:": (20, 24),
+        "ratchetkeep baileys:": (20,),
+        "ratchetkeep baileysex:": (20,),
+    }
+    assert all(total > 0 for sizes in run.disk.values() for total in sizes.values())
+    assert all(taken > 0 for sizes in run.copies.values() for taken in sizes.values())
+    assert run.mint_syncs >= 1
+
+
+def test_the_page_and_the_results_are_whole(tiny: tuple[Field, Measured], tmp_path: Path) -> None:
+    """The page would show a place that nothing was put into, or name this machine's folders."""
+    field, run = tiny
+    about = report.machine(tmp_path)
+    page = report.as_page(run, about, field.missing, {"a title": "a profile"})
+    document = json.loads(report.as_json(run, about, field.missing))
+    assert "{{" not in page
+    assert all(name in page for name in expected())
+    assert len(document["targets"]) == len(targets(run))
+    assert str(tmp_path.parent) not in page + json.dumps(document)
+
+
+def test_a_bound_is_met_from_its_own_side() -> None:
+    """A missed target would be shown as met."""
+    most = Target("what", 2.0, reached=2.1)
+    assert not most.is_met
+    assert dataclasses.replace(most, reached=2.0).is_met
+    least = Target("what", 4.0, reached=3.9, at_least=True)
+    assert not least.is_met
+    assert dataclasses.replace(least, reached=4.0).is_met
+
+
+def test_turns_are_taken_by_all(tmp_path: Path, data: Data) -> None:
+    """One peer would be measured at one time and another one later, on a disk that has changed."""
+    contenders = [Contender(BareLimit(tmp_path, data, size)) for size in (1, 2, 3)]
+    order = [each.peer.size for each in rounds(contenders, 0.0, 4)]
+    assert [sorted(order[at : at + 3]) for at in range(0, 12, 3)] == [[1, 2, 3]] * 4
+
+
+def test_a_commit_changes_what_is_stored(tmp_path: Path, data: Data) -> None:
+    """A store would leave out the write and the sync of content that stays the same."""
+    contender = Contender(BareLimit(tmp_path, data, 10))
+    stored = {number: data.bytes_of(number, 0) for number in range(10)}
+    for _ in range(50):
+        ((number, content),) = contender.session().sessions
+        assert data.bytes_of(number, content) != stored[number]
+        stored[number] = data.bytes_of(number, content)
+
+
+@pytest.mark.parametrize("workload", ["session", "bundle", "cold"])
+def test_a_profile_names_functions(tmp_path: Path, data: Data, workload: str) -> None:
+    """A missed target could not be explained."""
+    text = profiled(workload, "sqlite", 20, 5, tmp_path, data)
+    assert "ncalls" in text
+    assert str(tmp_path) not in text
+
+
+def test_peers_are_told_apart() -> None:
+    """Two peers would share a row."""
+    names = [peer.name for peer in PEERS]
+    assert len(set(names)) == len(names)
+    assert all(issubclass(peer, Peer) for peer in PEERS)
