@@ -410,6 +410,61 @@ def test_many_batches_are_one_sync(kind: str) -> None:
         assert lists(opened(store, create=False)) == {"a": ("0",), "0": ("6",), "1": ("4",)}
 
 
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("verb", ["rename", "sync_folder"])
+def test_a_commit_that_fills_the_journal_is_told_as_durable(
+    kind: str, verb: str, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client would take it for undone though it is there after a restart; or nobody would be
+    told that the files stay behind."""
+    monkeypatch.setattr(directory, "JOURNAL_LIMIT", 1000)
+    disk = SimulatedDisk()
+    with folder(disk, kind) as store:
+        device = opened(store)
+        put(device, 0)
+        disk.fail(verb, error)
+        device.set({"device-list": {"a": [str(number) for number in range(400)]}})
+        assert len(lists(device)["a"]) == 400
+        disk.heal()
+        for _ in range(2):
+            with pytest.raises(CommitFailed, match=f"behind: {os.strerror(error)}") as caught:
+                put(device, 1)
+            assert "ratchetkeep" in caught.value.remedy
+        cut = disk.after_power_cut(random.Random(1))
+        with pytest.raises(CommitFailed, match="behind"):
+            device.close()
+    for left in (disk, cut):
+        with folder(left, kind) as store:
+            device = opened(store, create=False)
+            assert len(lists(device)["a"]) == 400
+            put(device, 1)
+            device.close()
+        assert f"/device/{JOURNAL}" not in left.files()
+
+
+def test_a_full_journal_whose_folder_is_lost_after_a_commit(
+    kind: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A durable commit would be told as failed because the lock went just after it."""
+    monkeypatch.setattr(directory, "JOURNAL_LIMIT", 100)
+    device = open_device(f"{kind}:{place}")
+    settle = DirectoryStore._settle
+
+    def losing(self: DirectoryStore, *, end: bool) -> None:
+        (place / ".ratchetkeep.lock").unlink(missing_ok=True)
+        settle(self, end=end)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "_settle", losing)
+        put(device, 1)
+    with pytest.raises(OwnershipLost):
+        put(device, 2)
+    with pytest.raises(OwnershipLost):
+        device.close()
+    with open_device(f"{kind}:{place}") as device:
+        assert lists(device)["a"] == ("1",)
+
+
 # Files that follow after a pause.
 
 

@@ -114,7 +114,7 @@ class Folder(DirectoryStore):
             return f"{error.what}: made again from the files"
         if self.unlisted:
             return f"lists what is not there ({examples(self.unlisted)}): made again"
-        if not self.has_manifest and any(key != CREDENTIALS for key in self.index.names):
+        if not self.has_manifest and any(key != CREDENTIALS for key in self.index.records()):
             return "was missing: made again from the files"
         return ""
 

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from .directory import DirectoryStore
 
 PREFIX = ".ratchetkeep."
+MARK_OF_LEFTOVERS = ".etf.tmp-"
 
 
 def is_leftover(name: str) -> bool:
     """True for the temporary files of BaileysEx: one left over makes a later save of it fail."""
-    _, mark, number = name.rpartition(".etf.tmp-")
+    _, mark, number = name.rpartition(MARK_OF_LEFTOVERS)
     return bool(mark) and number.isdecimal()
 
 
@@ -33,7 +34,7 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
             continue  # its owner has removed it meanwhile
         except OSError as error:
             raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
-        known = name in store.index.keys or name == store.layout.manifest
+        known = name in store.index.files or name == store.layout.manifest
         if is_leftover(name):
             remedy = "Open the device once: opening removes it"
             yield Finding("warning", path, "was left over by a stopped program", remedy)
@@ -55,13 +56,13 @@ def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
 
 def _manifest_findings(store: DirectoryStore) -> Iterator[Finding]:
     place = f"{store.shown}/{store.layout.manifest}"
-    if not store.has_manifest and len(store.index.names) > 1:
+    if not store.has_manifest and len(store.index) > 1:
         what = "is missing; ids were read off the file names, which cannot show every id"
         yield Finding("warning", place, what, "The next commit writes it again")
     for listed in store.unlisted:
         what = f"lists {listed}, whose file is not there"
         remedy = "BaileysEx leaves this when stopped while deleting; else restore the file"
         yield Finding("warning", place, what, remedy)
-    for key in sorted(store.index.shared()):
+    for key in sorted(store.index.sharers()):
         remedy = "Copy the device to a sqlite: store, which keeps them apart"
         yield Finding("warning", place, f"{key} shares its file with another id", remedy)

@@ -118,6 +118,14 @@ class Follower:
             if self._failure is not None:
                 raise self._failure
             touched, self._touched = self._touched, set()
+        try:
+            self._sync(touched)
+        except OSError as error:
+            # For good: a sync that is tried again can succeed without the bytes.
+            self._failure = error
+            raise
+
+    def _sync(self, touched: Iterable[str]) -> None:
         for name in sorted(touched):
             path = f"{self._folder}/{name}"
             if self._disk.exists(path):

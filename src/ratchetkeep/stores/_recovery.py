@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable
 
-from ._folder_findings import is_leftover
+from ._folder_findings import MARK_OF_LEFTOVERS, is_leftover
 from ._follower import TEMPORARY, put_file
 from ._stage import sweep_beside
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from .directory import DirectoryStore
 
 
-def recover(store: DirectoryStore, latest: Mapping[str, bytes | None]) -> None:
+def recover(store: DirectoryStore, latest: Mapping[str, bytes | None]) -> list[str]:
     """Bring the files up to date with the journal, and remove what a crash left. All of it is
     synced on return, so that the journal can go; until then it can be done again.
 
     :param latest: the bytes that the journal has for each file, None for one to be removed.
+    :returns: the names that are in the folder then, so that it is listed once.
     """
     disk, folder = store.disk, store.path
     sweep_beside(disk, folder)
@@ -32,11 +33,13 @@ def recover(store: DirectoryStore, latest: Mapping[str, bytes | None]) -> None:
             disk.sync(f"{folder}/{name}")
     if store._journal.ids:
         _recover_manifest(store)
-    leftovers = [name for name in disk.list(folder) if is_leftover(name)]
+    names = store.names()
+    leftovers = [name for name in names if MARK_OF_LEFTOVERS in name and is_leftover(name)]
     for name in leftovers:
         disk.unlink(f"{folder}/{name}")
     if latest or leftovers:
         disk.sync_folder(folder)
+    return [name for name in names if name not in leftovers] if leftovers else names
 
 
 def _recover_manifest(store: DirectoryStore) -> None:

@@ -36,7 +36,7 @@ class FolderStage:
         self._prefix = f".{name}{MARK}"
         self._folder = f"{self._above}/{staging_name(self._prefix)}"
         self._replaces = False
-        self._index = Index()
+        self._index = Index(store.layout)
 
     def __enter__(self) -> Self:
         self._store.check_vacant(DEFAULT_DEVICE, overwrite=self._overwrite)
@@ -66,13 +66,14 @@ class FolderStage:
 
     def _write(self, changes: Mapping[Key, bytes]) -> None:
         for key, data in changes.items():
-            self._disk.write(f"{self._folder}/{self._index.names[key]}", data)
+            self._disk.write(self._path(key), data)
+
+    def _path(self, key: Key) -> str:
+        return f"{self._folder}/{self._store.layout.file_name(key)}"
 
     def read(self, keys: Iterable[Key]) -> dict[Key, bytes]:
         try:
-            return {
-                key: self._disk.read(f"{self._folder}/{self._index.names[key]}") for key in keys
-            }
+            return {key: self._disk.read(self._path(key)) for key in keys}
         except OSError as error:
             raise StoreUnreadable(self._folder, f"cannot be read: {error.strerror}") from None
 
@@ -84,7 +85,7 @@ class FolderStage:
             self._guard(self._rename)
 
     def _finish(self) -> None:
-        manifest = self._store.manifest_of(self._index.names)
+        manifest = self._store.manifest_of(self._index.records())
         if manifest is not None:
             self._disk.write(f"{self._folder}/{self._store.layout.manifest}", manifest)
         for name in self._disk.list(self._folder):
@@ -106,7 +107,7 @@ class FolderStage:
         store.acquire(DEFAULT_DEVICE, read_only=False, create=False)
         try:
             old: dict[Key, bytes | None] = dict.fromkeys(store.scan(DEFAULT_DEVICE))
-            store.apply(Prepared(DEFAULT_DEVICE, {**old, **self.read(self._index.names)}))
+            store.apply(Prepared(DEFAULT_DEVICE, {**old, **self.read(self._index.records())}))
         finally:
             store.release(DEFAULT_DEVICE)
 

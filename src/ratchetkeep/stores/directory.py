@@ -7,9 +7,10 @@ one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and go
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 from ratchetkeep.errors import (
@@ -31,19 +32,23 @@ from ratchetkeep.model import FAMILIES, Credentials, Key
 from ._folder_findings import folder_findings, is_leftover
 from ._follower import Follower
 from ._foreign import refuse_foreign_writes
-from ._index import Change, Index
+from ._index import Change, Index, Listed, with_changes
 from ._recovery import recover
 from ._stage import FolderStage
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import MAX_FILE, Disk
 from .journal import Entry, Journal
-from .layouts import LAYOUTS, Layout, listed_in, manifest_of
+from .layouts import LAYOUTS, listed_in, manifest_of
 
 JOURNAL = ".ratchetkeep.journal"
 COMPAT_MANIFEST = ".baileys_ex_file_persistence.json"
 COMPAT = (
     "is a folder of BaileysEx's compat JSON, which this version cannot read",
     "In BaileysEx, migrate it to the native backend, then use baileysex:DIR",
+)
+# What names a device of any library, or what is left of one.
+_TRACE = re.compile(
+    rf"{re.escape(JOURNAL)}\Z|creds\.|\.baileys_ex_|(?:{'|'.join(map(re.escape, FAMILIES))})-"
 )
 T = TypeVar("T")
 
@@ -83,6 +88,8 @@ class DirectoryStore(Store):
         self._reset()
 
     def _reset(self) -> None:
+        # Why the files could not be brought up to date after a commit, which is durable.
+        self._late: CommitFailed | OwnershipLost | None = None
         self._journal = Journal(self.disk, f"{self.path}/{JOURNAL}", limit=JOURNAL_LIMIT)
         self._follower = Follower(
             self.disk,
@@ -93,7 +100,7 @@ class DirectoryStore(Store):
             make_list=self._manifest_now,
         )
         self.overlay: dict[str, bytes | None] = {}
-        self.index = Index()
+        self.index = Index(self.layout)
         self.unlisted: list[str] = []
         self.has_manifest = False
         self._is_manifest_synced = False
@@ -112,8 +119,7 @@ class DirectoryStore(Store):
             raise NoDevice(self.url, f"a folder holds one device, {DEFAULT_DEVICE!r}")
         if self._state != "closed":
             raise StoreInUse(self.url, "is open already in this process")
-        names = self.names()
-        if not create and not self._traces(names):
+        if not self._shows_a_device() and not create:
             found = "is empty" if self.disk.is_folder(self.path) else "is not there"
             raise NoDevice(self.url, found)
         if read_only:
@@ -128,6 +134,17 @@ class DirectoryStore(Store):
             self._owner.release()
             raise
         self._state, self._failed = "open", False
+
+    def _shows_a_device(self) -> bool:
+        """True for any trace of one. Credentials are enough: listing a large folder takes long,
+        and its owner lists it again.
+
+        :raises UnknownStore: for a place that is none of ours.
+        """
+        with suppress(OSError):
+            if self.disk.exists(f"{self.path}/creds{self.layout.suffix}"):
+                return not self.disk.exists(f"{self.path}/{COMPAT_MANIFEST}") or bool(self.names())
+        return bool(self._traces(self.names()))
 
     def _make_folder(self) -> None:
         try:
@@ -167,6 +184,8 @@ class DirectoryStore(Store):
         """Bring the files up to date; at the ``end`` the journal goes."""
         try:
             self._owner.check()
+            if self._late and self._journal.is_in_place:
+                raise self._late
             if self._failed and self._journal.is_in_place:
                 return  # it holds every commit, and one of which nobody knows yet
             self._follower.settle()
@@ -201,16 +220,7 @@ class DirectoryStore(Store):
 
     def _traces(self, names: Iterable[str]) -> list[str]:
         """What names a device of any library, or what is left of one."""
-        found = []
-        for name in names:
-            stem = name.removesuffix(".json").removesuffix(".etf")
-            if (
-                name == JOURNAL
-                or name.startswith(("creds.", ".baileys_ex_"))
-                or any(stem.startswith(family + "-") for family in FAMILIES)
-            ):
-                found.append(name)
-        return found
+        return list(filter(_TRACE.match, names))
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         names = self.names()
@@ -228,7 +238,7 @@ class DirectoryStore(Store):
         return name != JOURNAL and not is_ours
 
     def trace(self, device: str) -> str:
-        found = sorted({*self._traces({*self.names(), *self.index.keys})} - {JOURNAL})
+        found = sorted({*self._traces({*self.names(), *self.index.files})} - {JOURNAL})
         if not found:
             return ""
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
@@ -247,59 +257,45 @@ class DirectoryStore(Store):
             if self._journal.ids:
                 self._listed()  # a damaged one is refused before anything is changed
             self.overlay = {}
-            self._do(lambda: self._recover(latest))
-        self._build_index()
+            self._build_index(self._do(lambda: self._recover(latest)))
+        else:
+            self._build_index()
 
     def _refuse_foreign_writes(self, commits: list[list[Entry]]) -> None:
         """After a crash, another library may have gone on with the folder. Finishing our commits
         then would put its records back to an older state, which breaks conversations."""
         refuse_foreign_writes(self, commits, self._journal)
 
-    def _recover(self, latest: Mapping[str, bytes | None]) -> None:
-        """Finish what was committed, then remove what a crash left: it needs no command."""
-        recover(self, latest)
-        if JOURNAL in self.disk.list(self.path):
+    def _recover(self, latest: Mapping[str, bytes | None]) -> list[str]:
+        """Finish what was committed, then remove what a crash left: it needs no command. The names
+        in the folder then."""
+        names = recover(self, latest)
+        if self.disk.exists(self._journal.path):
             self._journal.remove()
             self.disk.sync_folder(self.path)
+        return names
 
-    def _build_index(self) -> None:
-        self.index, self.unlisted, self.has_manifest = Index(), [], False
-        # A name that is spelled otherwise than its record's is some other file.
-        names = {name for name in self.names() if self._is_record(name)}
-        names |= {n for n, data in self.overlay.items() if data is not None}
-        names -= {n for n, data in self.overlay.items() if data is None}
-        for key in self._listed():
-            try:
-                name = self.layout.file_name(key)
-            except InvalidValue as error:
-                place = f"{self.shown}/{self.layout.manifest}"
-                raise StoreDamaged(place, f"lists a record that {error.what}") from None
-            if name in names:
-                self.index.add(key, name)
-            else:
-                self.unlisted.append(str(key))
-        for name in names:
-            guessed = self.layout.key_of(name)
-            if guessed and name not in self.index.keys:
-                self.index.add(guessed, name)
+    def _build_index(self, names: Iterable[str] | None = None) -> None:
+        """:param names: what is in the folder, if that is known."""
+        self.unlisted, self.has_manifest = [], False
+        files = self.layout.records(self.names() if names is None else names)
+        files -= self.overlay.keys()
+        files |= self.layout.records(n for n, data in self.overlay.items() if data is not None)
+        self.index = Index(self.layout, files)
+        try:
+            self.unlisted = [str(key) for key in self.index.list_owners(self._listed())]
+        except InvalidValue as error:
+            place = f"{self.shown}/{self.layout.manifest}"
+            raise StoreDamaged(place, f"lists a record that {error.what}") from None
 
-    def _is_record(self, name: str) -> bool:
-        key = self.layout.key_of(name)
-        return key is not None and _spelled(self.layout, key) == name
+    def _listed(self) -> Listed:
+        """The ids that BaileysEx's manifest lists, as the journal's commits leave it."""
+        return with_changes(self._in_manifest(), self._journal.ids)
 
-    def _listed(self) -> list[Key]:
-        """The records that BaileysEx's manifest lists, as the journal's commits leave it."""
-        if not self.layout.manifest:
-            return []
-        changed = self._journal.ids
-        keys = [key for key in self._in_manifest() if changed.get(key, True)]
-        known = set(keys)
-        return keys + [key for key, is_there in changed.items() if is_there and key not in known]
-
-    def _in_manifest(self) -> list[Key]:
-        raw = self._read_file(self.layout.manifest)
+    def _in_manifest(self) -> dict[str, list[str]]:
+        raw = self._read_file(self.layout.manifest) if self.layout.manifest else None
         if raw is None:
-            return []
+            return {}
         self.has_manifest = True
         return listed_in(raw, f"{self.shown}/{self.layout.manifest}")
 
@@ -310,13 +306,13 @@ class DirectoryStore(Store):
         found = {}
         for key in keys:
             with self._lock:
-                name = self.index.names.get(key)
+                name = self.index.name_of(key)
             if name is None:
                 continue
             raw = self._read_file(name)
             if raw is None:
                 with self._lock:
-                    if self.index.names.get(key) != name or self.is_live:
+                    if self.index.name_of(key) != name or self.is_live:
                         continue
                 raise StoreDamaged(f"{self.shown}/{name}", "vanished while the device was open")
             found[key] = raw
@@ -339,18 +335,17 @@ class DirectoryStore(Store):
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
         self._check_open()
         with self._lock:
-            keys = list(self.index.names)
-        return (key for key in keys if family is None or key.family == family)
+            return self.index.records(family)
 
     def where(self, device: str, key: Key) -> str:
-        name = self.index.names.get(key)
+        name = self.index.name_of(key)
         return f"{self.shown}/{name}" if name else super().where(device, key)
 
     # -- writing
 
     def encode(self, key: Key, value: object, credentials: Credentials | None) -> Encoded:
         try:
-            self._file_name(key)
+            self.layout.file_name(key)
         except InvalidValue as error:
             return Encoded(None, (Loss("", error.what, False),))
         made = super().encode(key, value, credentials)
@@ -358,16 +353,12 @@ class DirectoryStore(Store):
             return Encoded(None, (Loss("", f"has over {MAX_FILE} bytes", False),))
         return made
 
-    def _file_name(self, key: Key) -> str:
-        # A file that is there has the name that its record's key gives it.
-        return self.index.names.get(key) or self.layout.file_name(key)
-
     def prepare(
         self, device: str, changes: Mapping[Key, object], credentials: Credentials | None
     ) -> Prepared:
         for key, value in changes.items():
             if value is not None:
-                self._file_name(key)
+                self.layout.file_name(key)
         return super().prepare(device, changes, credentials)
 
     def apply(self, *batches: Prepared) -> None:
@@ -383,7 +374,7 @@ class DirectoryStore(Store):
                 change.enter()
                 self._follow(files, of_ids=bool(ids))
                 if self._journal.size > JOURNAL_LIMIT:
-                    self._settle(end=False)
+                    self._begin_again()
             except OSError as error:
                 self._failed = True
                 raise CommitFailed(self.url, f"the commit failed: {error.strerror}") from None
@@ -392,12 +383,20 @@ class DirectoryStore(Store):
                 self._failed = True
                 raise
 
+    def _begin_again(self) -> None:
+        """Empty the journal after a commit. That is durable, so whatever fails here is the next
+        one's business."""
+        try:
+            self._settle(end=False)
+        except (CommitFailed, OwnershipLost) as error:
+            self._late = error.with_traceback(None)
+
     def _follow(self, files: list[Entry], *, of_ids: bool) -> None:
         manifest = self.layout.manifest
         if manifest:
             of_ids = of_ids or any(name == manifest for name, _ in files)
             files = [entry for entry in files if entry[0] != manifest]
-            self.has_manifest = bool(self.index.names)
+            self.has_manifest = bool(self.index)
         self._follower.add(files, of_ids=of_ids)
 
     def _files(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
@@ -410,7 +409,7 @@ class DirectoryStore(Store):
                     if (gone := change.drop(key)) is not None:
                         files[gone] = None
                 else:
-                    name = self._file_name(key)
+                    name = self.layout.file_name(key)
                     change.put(key, name, self.shown)
                     files[name] = data
         if files and self.layout.manifest:
@@ -437,6 +436,8 @@ class DirectoryStore(Store):
             if self._state == "read-only":
                 raise ReadOnly(self.url, "was opened read-only")
             self._owner.check()
+            if self._late:
+                raise CommitFailed(self.url, self._late.what, self._late.remedy)
             failure = self._follower.failure
             if self._failed or failure is not None:
                 why = f": {failure}" if failure else ""
@@ -447,9 +448,8 @@ class DirectoryStore(Store):
         self._follower.write_all()
 
     def _manifest_now(self) -> bytes | None:
-        # A copy in one step, since commits go on meanwhile.
-        keys = list(self.index.names)
-        return self.manifest_of(keys) if keys else None
+        # Of one moment, since commits go on meanwhile.
+        return self.manifest_of(self.index.records()) if self.index else None
 
     def manifest_of(self, keys: Iterable[Key]) -> bytes | None:
         """The manifest for ``keys``, or None where the library keeps none."""
@@ -462,7 +462,7 @@ class DirectoryStore(Store):
 
     def remove(self, device: str) -> None:
         with self._lock:
-            self.apply(Prepared(device, dict.fromkeys(self.index.names)))
+            self.apply(Prepared(device, dict.fromkeys(self.index.records())))
         self.release(device)
         if not self.names():
             self._do(lambda: self.disk.remove_folder(self.path))
@@ -476,10 +476,3 @@ class DirectoryStore(Store):
             return action()
         except OSError as error:
             raise StoreUnreadable(self.url, f"cannot be used: {error.strerror}") from None
-
-
-def _spelled(layout: Layout, key: Key) -> str:
-    try:
-        return layout.file_name(key)
-    except InvalidValue:
-        return ""

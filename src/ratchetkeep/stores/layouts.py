@@ -8,7 +8,8 @@ manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from itertools import filterfalse
 from typing import Any, Protocol
 
 from ratchetkeep.errors import (
@@ -49,6 +50,14 @@ class Layout(Protocol):
     def key_of(self, name: str) -> Key | None:
         """The record that a file name stands for by itself, or None for other files."""
 
+    def records(self, names: Iterable[str]) -> set[str]:
+        """The names that stand for a record and are spelled as its own is; a name that is spelled
+        otherwise is some other file's."""
+
+    def doubtful(self, family: str, ids: Iterable[str], names: Container[str]) -> list[str]:
+        """The ids that have no file in ``names``, or one that may stand for another id by itself;
+        in their order."""
+
 
 def _escape(text: str) -> str:
     return text.replace("/", "__").replace(":", "-")
@@ -76,8 +85,94 @@ def _split(name: str, suffix: str) -> tuple[str, str] | None:
 
 _SENDER = re.compile(r"(?s)(.+)--([^-]+)--(\d+)")
 
+# What nearly every id and every name of a device looks like. Opening a folder has no time to take
+# each name apart, so one of these patterns settles them; whatever else there is, is taken apart.
+# Printable ASCII without "/" and ":", and so short that the name fits.
+_PLAIN = r"[!-.0-9;-~]{1,200}"
+_PLAIN_IDS = {
+    **dict.fromkeys(FAMILIES, re.compile(_PLAIN).fullmatch),
+    "pre-key": re.compile(r"[0-9]{1,200}").fullmatch,
+    # Not "memory-": that file would be another family's.
+    "sender-key": re.compile(
+        r"(?!memory-)[0-9A-Za-z@.-]{1,150}::[0-9]{1,20}(?:_[0-9]{1,9})?::[0-9]{1,9}"
+    ).fullmatch,
+}
+_TEMPORARY = ".tmp-"
 
-class BaileysLayout:
+
+def _plain_name(suffix: str) -> re.Pattern[str]:
+    """Matches names of records, spelled as their own; its groups are the family and the id as it
+    is in the name."""
+    # The first family that fits is it, as in _split: hence no way back out of the group.
+    families = "|".join(map(re.escape, _BY_LENGTH))
+    end = re.escape(suffix)
+    return re.compile(rf"(?!pre-key-(?![0-9]+{end}\Z))(?>({families})-)({_PLAIN}){end}")
+
+
+_FAMILY = {family: family for family in FAMILIES}
+
+
+class _Names:
+    """What both kinds of folder do alike."""
+
+    suffix: str
+    # What only names of temporary files hold, or "".
+    temporary = ""
+
+    def __init__(self) -> None:
+        self._plain = _plain_name(self.suffix).fullmatch
+
+    def file_name(self, key: Key) -> str:
+        raise NotImplementedError
+
+    def _restore(self, family: str, escaped: str) -> str:
+        """The id that an escaped one with "--" or "__" in it stands for."""
+        raise NotImplementedError
+
+    def key_of(self, name: str) -> Key | None:
+        plain = self._plain(name)
+        if plain is None and name == "creds" + self.suffix:
+            return CREDENTIALS
+        parts = plain.groups() if plain else _split(name, self.suffix)
+        if not parts or (self.temporary and self.temporary in name):
+            return None
+        family, escaped = parts
+        if "--" in escaped or "__" in escaped:
+            escaped = self._restore(family, escaped)
+        # One text for each family, however many keys there are.
+        return Key(_FAMILY[family], escaped)
+
+    def records(self, names: Iterable[str]) -> set[str]:
+        plain = self._plain
+        found, others = set(), []
+        for name in names:
+            if plain(name) and _TEMPORARY not in name:
+                found.add(name)
+            else:
+                others.append(name)
+        found.update(filter(self._is_record, others))
+        return found
+
+    def _is_record(self, name: str) -> bool:
+        key = self.key_of(name)
+        try:
+            return key is not None and self.file_name(key) == name
+        except InvalidValue:
+            return False
+
+    def doubtful(self, family: str, ids: Iterable[str], names: Container[str]) -> list[str]:
+        plain, prefix, suffix = _PLAIN_IDS[family], family + "-", self.suffix
+        return [
+            id
+            for id in ids
+            if not plain(id)
+            or "__" in id
+            or _TEMPORARY in id
+            or f"{prefix}{id.replace('::', '--')}{suffix}" not in names
+        ]
+
+
+class BaileysLayout(_Names):
     """Baileys' multi-file folder. An id that no client makes, and that would come back as another
     one, is refused."""
 
@@ -92,14 +187,7 @@ class BaileysLayout:
             raise NameCollision(str(key), f"would share the file {name!r} with another id")
         return name
 
-    def key_of(self, name: str) -> Key | None:
-        if name == "creds" + self.suffix:
-            return CREDENTIALS
-        parts = _split(name, self.suffix)
-        return Key(parts[0], self._restore(*parts)) if parts else None
-
-    @staticmethod
-    def _restore(family: str, escaped: str) -> str:
+    def _restore(self, family: str, escaped: str) -> str:
         if family == "sender-key" and (match := _SENDER.fullmatch(escaped)):
             return "::".join(match.groups())
         if family == "app-state-sync-key":
@@ -108,34 +196,32 @@ class BaileysLayout:
         return escaped
 
 
-class BaileysExLayout:
+class BaileysExLayout(_Names):
     """BaileysEx's native folder. The manifest knows every id; without it, names are undone as that
     library does it."""
 
     kind = "baileysex"
     suffix = ".etf"
     manifest = ".baileys_ex_native_file_persistence.etf"
+    temporary = _TEMPORARY
     format: Format = baileysex
 
     def file_name(self, key: Key) -> str:
         name = _file_name(key, self.suffix)
-        if ".tmp-" in name:
+        if _TEMPORARY in name:
             raise NameCollision(str(key), "would have the name of a temporary file of BaileysEx")
+        # sender-key "memory-": no id of sender-key-memory is empty.
+        if key.family in FAMILIES and self.key_of(name) is None:
+            raise NameCollision(str(key), f"would have the file {name!r}, which is no record's")
         return name
 
-    def key_of(self, name: str) -> Key | None:
-        if name == "creds" + self.suffix:
-            return CREDENTIALS
-        parts = _split(name, self.suffix) if name != self.manifest else None
-        if not parts or ".tmp-" in name:
-            return None
-        family, escaped = parts
+    def _restore(self, family: str, escaped: str) -> str:
         restored = escaped.replace("__", "/")
         if family == "sender-key" and (match := _SENDER.fullmatch(restored)):
-            restored = "::".join(match.groups())
+            return "::".join(match.groups())
         if family == "tctoken" and escaped == "__index":
-            restored = escaped
-        return Key(family, restored)
+            return escaped
+        return restored
 
 
 _BACKEND, _VERSION = b"native_file_persistence", 1
@@ -172,8 +258,8 @@ def write_manifest(ids: Mapping[str, Iterable[str]]) -> bytes:
     return etf.encode(etf.Map(pairs))
 
 
-def listed_in(raw: bytes, place: str) -> list[Key]:
-    """The records that a manifest lists, of the families that we know.
+def listed_in(raw: bytes, place: str) -> dict[str, list[str]]:
+    """The ids that a manifest lists, by family, of the families that we know.
 
     :raises StoreDamaged: naming ``place``, if it is damaged or lists what no record is called.
     :raises UnsupportedVersion: as :func:`read_manifest`.
@@ -184,10 +270,14 @@ def listed_in(raw: bytes, place: str) -> list[Key]:
         raise StoreDamaged(place, error.what) from None
     except UnsupportedVersion as error:
         raise UnsupportedVersion(place, error.what) from None
+    known = {family: ids[family] for family in ids if family in FAMILIES}
     try:
-        return [check_key(family, id) for family in ids if family in FAMILIES for id in ids[family]]
+        for family in known:
+            for id in filterfalse(_PLAIN_IDS[family], known[family]):
+                check_key(family, id)
     except InvalidValue as error:
         raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
+    return known
 
 
 def manifest_of(keys: Iterable[Key]) -> bytes:
