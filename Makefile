@@ -13,14 +13,14 @@ NODE_READY := tests/node/node_modules/.package-lock.json
 .PHONY: help run test check chaos converse bench format clean
 
 help:
-	@echo 'make run     the main job on a sample folder: copy, verify, inspect, copy back'
-	@echo 'make test    linters, types and all tests'
-	@echo 'make check   linters and types alone'
-	@echo 'make chaos   crashes, kills and damage for MINUTES=5'
-	@echo 'make converse  real clients talk over our stores, killed KILLS=1000 times'
-	@echo 'make bench   measure beside other stores for MINUTES=5, into docs/benchmarks'
-	@echo 'make format  put the code in its format'
-	@echo 'make clean   remove what the other commands installed'
+	@echo 'make run      the main job on a sample folder: copy, verify, inspect, copy back'
+	@echo 'make test     linters, types and all tests'
+	@echo 'make check    linters and types alone'
+	@echo 'make chaos    crashes, kills and damage for MINUTES=5'
+	@echo 'make converse real clients talk over our stores, killed KILLS=1000 times'
+	@echo 'make bench    measure beside other stores for MINUTES=5, into docs/benchmarks'
+	@echo 'make format   put the code in its format'
+	@echo 'make clean    remove what the other commands installed'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'

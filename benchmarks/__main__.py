@@ -27,6 +27,7 @@ from .workloads import (
     streams,
 )
 
+INTO = ROOT / "docs" / "benchmarks"
 QUICK_MINUTES = 1.5
 # Of the time that is asked for; building, copying and the slowest peers take the rest.
 TURNS = 0.5
@@ -66,19 +67,18 @@ def measure(field: Field) -> Measured:
         copies=resources.copies(field),
         mint_syncs=syncs_of_minting(field),
         key_seconds=field.data.key_seconds,
+        turn_seconds=field.turn_seconds,
     )
 
 
 def explain(run: Measured, below: Path, data: Data) -> dict[str, str]:
-    """A profile for each target that was missed."""
+    """A profile for each target that was missed and has one, by its title."""
     found: dict[str, str] = {}
     for each in targets(run):
-        kind = each.peer.removeprefix("ratchetkeep ").removesuffix(":")
-        title = f"{each.workload} on {kind}"
-        if each.is_met or not each.workload or title in found:
+        if not each.is_missed or not each.profile or each.profile in found:
             continue
-        big = run.scale.big if each.workload in ("open", "cold") else run.scale.main
-        found[title] = profiled(each.workload, kind, big, None, below, data)
+        size = each.size or run.scale.main
+        found[each.profile] = profiled(each.workload, each.kind, size, None, below, data)
     return found
 
 
@@ -92,8 +92,11 @@ def profiled(
         return profiling.profile(workload, kind, size, runs, folder, data)
 
 
-def run(scale: Scale, below: Path, into: Path) -> Measured:
-    """Measure, and write the results, the picture and the page into ``into``."""
+def run(scale: Scale, below: Path, into: Path, command: str) -> Measured:
+    """Measure, and write the results, the picture and the page into ``into``.
+
+    :param command: the line that asked for it, for the page.
+    """
     start = time.monotonic()
     data = load()
     with workplace(below) as folder:
@@ -105,10 +108,11 @@ def run(scale: Scale, below: Path, into: Path) -> Measured:
         about = report.machine(below)
     profiles = explain(found, below, data)
     into.mkdir(parents=True, exist_ok=True)
-    (into / "results.json").write_text(report.as_json(found, about, field.missing))
-    (into / "index.md").write_text(report.as_page(found, about, field.missing, profiles))
+    (into / "results.json").write_text(report.as_json(found, about, field.missing, command))
+    page = report.as_page(found, about, field.missing, profiles, command)
+    (into / "index.md").write_text(page)
     draw(found, into / "curves.svg")
-    missed = [each.what for each in targets(found) if not each.is_met]
+    missed = [each.what for each in targets(found) if each.is_missed]
     say(f"done in {(time.monotonic() - start) / 60:.1f} minutes; {len(missed)} targets missed")
     return found
 
@@ -122,7 +126,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="few turns, and no folders of 100,000 files"
     )
     parser.add_argument("--folder", type=Path, default=Path(), help="whose disk is measured")
-    parser.add_argument("--into", type=Path, default=ROOT / "docs" / "benchmarks")
+    parser.add_argument("--into", type=Path, default=INTO, help="where the page goes")
     commands = parser.add_subparsers(dest="command")
     one = commands.add_parser("profile", help="show where the time of one workload goes")
     one.add_argument("workload", choices=profiling.WORKLOADS)
@@ -130,6 +134,14 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--size", type=int, default=1_000, help="sessions in the device")
     one.add_argument("--runs", type=int, help="how often")
     return parser.parse_args(given)
+
+
+def command_line(asked: argparse.Namespace) -> str:
+    """What measures this way, without the names of this machine's folders."""
+    words = ["python -m benchmarks", "--quick" if asked.quick else f"--minutes {asked.minutes:g}"]
+    words += ["--folder FOLDER"] if asked.folder != Path() else []
+    words += ["--into FOLDER"] if asked.into != INTO else []
+    return " ".join(words)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -143,8 +155,8 @@ def main(given: Sequence[str] | None = None) -> int:
         minutes = QUICK_MINUTES if asked.quick else asked.minutes
         scale = Scale(seconds=60 * minutes * TURNS)
         if asked.quick:
-            scale = replace(scale, most_files=10_000, fewest=2, children=1)
-        run(scale, below, asked.into)
+            scale = replace(scale, most_files=10_000, fewest=2, children=1, quick=True)
+        run(scale, below, asked.into, command_line(asked))
     return 0
 
 

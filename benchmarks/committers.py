@@ -19,10 +19,12 @@ from ratchetkeep.testing.faults import MirroredVFS, SimulatedDisk
 from .data import Data, address
 from .measure import Contender, Spread, say
 from .peers import OurBaileys, OurSqlite, OurSqliteAsync, Peer
-from .workloads import Field
+from .workloads import Field, Scale
 
 SLOW_SYNC = 0.005
 """Seconds that a sync takes on the slow disk, at least."""
+# Seconds that a group on the slow disk takes at most, in syncs.
+_GROUP_SYNCS = 2.5
 # Contents that a worker commits in turn.
 _CONTENTS = 8
 _NUMBERS = itertools.count(1)
@@ -77,8 +79,11 @@ def _contents(data: Data, worker: int) -> list[SessionRecord]:
     return [data.value(worker, -next(_NUMBERS)) for _ in range(_CONTENTS)]
 
 
-def with_threads(peer: OurSqlite | OurBaileys, workers: int, seconds: float) -> float:
-    """Commits per second of that many threads; each changes a session of its own."""
+def with_threads(
+    peer: OurSqlite | OurBaileys, workers: int, seconds: float, fewest: int = 0
+) -> float:
+    """Commits per second of that many threads; each changes a session of its own. There
+    are ``fewest`` groups at least, since none holds two commits of a thread."""
     device = peer.device
     counts = [0] * workers
     starting = threading.Barrier(workers + 1)
@@ -87,7 +92,7 @@ def with_threads(peer: OurSqlite | OurBaileys, workers: int, seconds: float) -> 
     def run(worker: int, contents: list[SessionRecord]) -> None:
         id = address(worker)
         starting.wait()
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or sum(counts) < fewest * workers:
             device.set({"session": {id: contents[counts[worker] % _CONTENTS]}})
             counts[worker] += 1
 
@@ -105,12 +110,14 @@ def with_threads(peer: OurSqlite | OurBaileys, workers: int, seconds: float) -> 
     return sum(counts) / (time.perf_counter() - start)
 
 
-def with_tasks(peer: OurSqliteAsync, workers: int, seconds: float) -> float:
+def with_tasks(peer: OurSqliteAsync, workers: int, seconds: float, fewest: int = 0) -> float:
     """Commits per second of that many tasks."""
-    return peer.runner.run(_tasks(peer.face, peer.data, workers, seconds))
+    return peer.runner.run(_tasks(peer.face, peer.data, workers, seconds, fewest))
 
 
-async def _tasks(device: AsyncDevice, data: Data, workers: int, seconds: float) -> float:
+async def _tasks(
+    device: AsyncDevice, data: Data, workers: int, seconds: float, fewest: int
+) -> float:
     counts = [0] * workers
     contents = [_contents(data, worker) for worker in range(workers)]
     start = time.perf_counter()
@@ -118,7 +125,7 @@ async def _tasks(device: AsyncDevice, data: Data, workers: int, seconds: float) 
 
     async def run(worker: int) -> None:
         id, mine = address(worker), contents[worker]
-        while time.perf_counter() < end:
+        while time.perf_counter() < end or sum(counts) < fewest * workers:
             await device.set({"session": {id: mine[counts[worker] % _CONTENTS]}})
             counts[worker] += 1
 
@@ -126,11 +133,14 @@ async def _tasks(device: AsyncDevice, data: Data, workers: int, seconds: float) 
     return sum(counts) / (time.perf_counter() - start)
 
 
-def _rate(peer: Peer, workers: int, seconds: float) -> float:
+def _rate(peer: Peer, workers: int, seconds: float, groups: int) -> float:
+    fewest = 0
+    if isinstance(peer, SlowSqlite | SlowSqliteAsync):
+        fewest, seconds = groups, max(seconds, groups * _GROUP_SYNCS * SLOW_SYNC)
     if isinstance(peer, OurSqliteAsync):
-        return with_tasks(peer, workers, seconds)
+        return with_tasks(peer, workers, seconds, fewest)
     if isinstance(peer, OurSqlite | OurBaileys):
-        return with_threads(peer, workers, seconds)
+        return with_threads(peer, workers, seconds, fewest)
     raise TypeError(f"{peer.name} has no concurrent committers")
 
 
@@ -148,7 +158,10 @@ def committers(field: Field) -> dict[str, dict[str, Spread]]:
     peers = [peer for peer in peers if peer.size == scale.main]
     with ExitStack() as stack:
         peers += _slow_peers(field, stack)
-        return _alternate(peers, scale.workers, scale.budget("committers"))
+        start = time.monotonic()
+        found = _alternate(peers, scale)
+        field.turn_seconds += time.monotonic() - start
+        return found
 
 
 def _slow_peers(field: Field, stack: ExitStack) -> list[Peer]:
@@ -168,16 +181,16 @@ def _slow_peers(field: Field, stack: ExitStack) -> list[Peer]:
     return peers
 
 
-def _alternate(peers: list[Peer], workers: int, budget: float) -> dict[str, dict[str, Spread]]:
+def _alternate(peers: list[Peer], scale: Scale) -> dict[str, dict[str, Spread]]:
     repeats = 5
-    seconds = max(0.02, budget / (2 * repeats * len(peers)))
+    seconds = max(0.02, scale.budget("committers") / (2 * repeats * len(peers)))
     rates = {_label(peer): Rates() for peer in peers}
     for _ in range(repeats):
         for peer in peers:
             found = rates[_label(peer)]
-            found.one.append(_rate(peer, 1, seconds))
+            found.one.append(_rate(peer, 1, seconds, scale.groups))
             peer.rest()
-            found.many.append(_rate(peer, workers, seconds))
+            found.many.append(_rate(peer, scale.workers, seconds, scale.groups))
             peer.rest()
     return {
         label: {"one": Spread.of(found.one), "many": Spread.of(found.many)}

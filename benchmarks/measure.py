@@ -28,6 +28,8 @@ COUNTED = 6
 REFILL = 64
 """Pre-keys that are stored at once, not measured, where each commit deletes one."""
 _RECORD_BYTES = 730
+P99_SHOWN = 100
+"""Times without which a 99th percentile says nothing: it would be the longest of all."""
 _START = time.monotonic()
 
 
@@ -35,12 +37,13 @@ _START = time.monotonic()
 class Spread:
     """What many times come to, in nanoseconds.
 
+    :ivar p99: None of fewer than :data:`P99_SHOWN` times.
     :ivar first: the median of the commits that began a turn and were not counted, or 0.
     """
 
     count: int
     p50: float
-    p99: float
+    p99: float | None
     low: float
     high: float
     first: float = 0.0
@@ -54,7 +57,7 @@ class Spread:
         return cls(
             count=len(ordered),
             p50=statistics.median(ordered),
-            p99=_at(ordered, 0.99),
+            p99=_at(ordered, 0.99) if len(ordered) >= P99_SHOWN else None,
             low=_at(ordered, 0.25),
             high=_at(ordered, 0.75),
             first=statistics.median(firsts) if firsts else 0.0,

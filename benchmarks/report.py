@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from .measure import Results, Spread
-from .peers import PEERS, BareLimit, SqliteBare
+from .peers import PEERS, BareLimit, OurBaileys, OurBaileysEx, SqliteBare
 from .resources import READ
 from .targets import MIB, Measured, Target, targets
 from .workloads import BareSelect, Lookups
@@ -26,13 +26,14 @@ from .workloads import BareSelect, Lookups
 PAGE = Path(__file__).with_name("page.md")
 # Beyond this ratio of its limit's quartiles, a disk is busy with something else, or throttled.
 UNEVEN = 2.5
+DASH = "-"
 PACKAGES = ("ratchetkeep", "apsw", "lmdb", "pyaileys", "waton")
 
 
 def machine(folder: Path) -> dict[str, str]:
     """What the figures depend on; nothing that names one machine."""
     found = {
-        "system": f"{platform.system()} {platform.release()}",
+        "system": _system(),
         "processor": _processor(),
         "processors": str(os.cpu_count()),
         "file system": _file_system(folder),
@@ -46,6 +47,12 @@ def machine(folder: Path) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _system() -> str:
+    """The system with its major and minor version; the rest names a host's own build."""
+    numbers = re.match(r"\d+(\.\d+)?", platform.release())
+    return f"{platform.system()} {numbers[0]}" if numbers else platform.system()
 
 
 def _processor() -> str:
@@ -69,10 +76,14 @@ def _file_system(folder: Path) -> str:
     return max(above, key=lambda each: len(each[0]))[1] if above else "unknown"
 
 
-def as_json(run: Measured, about: Mapping[str, str], missing: Mapping[str, str]) -> str:
+def as_json(
+    run: Measured, about: Mapping[str, str], missing: Mapping[str, str], command: str
+) -> str:
     """Everything, times in nanoseconds."""
     document: dict[str, Any] = {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "seconds of turns": round(run.turn_seconds, 1),
         "machine": dict(about),
         "scale": asdict(run.scale),
         "left out": dict(missing),
@@ -108,9 +119,12 @@ def as_page(
     about: Mapping[str, str],
     missing: Mapping[str, str],
     profiles: Mapping[str, str],
+    command: str,
 ) -> str:
     """The page with its tables filled in."""
     parts = {
+        "command": command,
+        "make": _make(command),
         "machine": _machine(run, about),
         "main": f"{run.scale.main:,}",
         "big": f"{run.scale.big:,}",
@@ -130,7 +144,8 @@ def as_page(
         "memory": _memory(run),
         "disk": _disk(run),
         "copies": _copies(run),
-        "profiles": _profiles(profiles),
+        "folders": _folders(run),
+        "profiles": _profiles(targets(run), profiles),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], PAGE.read_text())
 
@@ -160,7 +175,13 @@ def figure(number: float) -> str:
 def _machine(run: Measured, about: Mapping[str, str]) -> str:
     words = ", ".join(f"{name} {value}" for name, value in about.items())
     day = datetime.now(UTC).strftime("%Y-%m-%d")
-    text = f"Measured {day}, {run.scale.seconds / 60:.1f} minutes of turns: {words}."
+    text = f"Measured {day}, {run.turn_seconds:.0f} seconds of turns: {words}."
+    if run.scale.quick:
+        text = (
+            f"**This was a quick run:** few turns, and no folder of more than "
+            f"{run.scale.most_files:,} files. It shows that everything works; its figures are "
+            f"rough.\n\n{text}"
+        )
     limit = run.spread("session", BareLimit.name)
     if limit.high < UNEVEN * limit.low:
         return text
@@ -187,8 +208,9 @@ def _targets(rows: list[Target]) -> str:
     lines = ["| target | bound | reached | |", "|---|---:|---:|---|"]
     for row in rows:
         bound = f"{'at least' if row.at_least else 'at most'} {row.limit:g}{row.unit}"
-        met = "yes" if row.is_met else "**no**"
-        lines.append(f"| {row.what} | {bound} | {row.reached:.2f}{row.unit} | {met} |")
+        met = {True: "yes", False: "**no**", None: "not judged: too few times"}[row.is_met]
+        reached = DASH if row.reached is None else f"{row.reached:.2f}{row.unit}"
+        lines.append(f"| {row.what} | {bound} | {reached} | {met} |")
     return "\n".join(lines)
 
 
@@ -202,9 +224,9 @@ def _times(run: Measured, workload: str, size: int, to: str) -> str:
             name,
             in_units(spread.p50),
             f"{in_units(spread.low)} to {in_units(spread.high)}",
-            in_units(spread.p99),
+            DASH if spread.p99 is None else in_units(spread.p99),
             f"{figure(spread.p50 / base.p50)} x",
-            f"{figure(spread.p99 / base.p99)} x",
+            f"{figure(spread.p99 / base.p99)} x" if spread.p99 and base.p99 else DASH,
             f"{spread.count:,}",
             *([in_units(spread.first)] if base.first else []),
         )
@@ -221,11 +243,12 @@ def _by_size(run: Measured, workload: str) -> str:
     rows = []
     for name in names:
         cells = [results.get((name, size)) for size in sizes]
-        first = next((cell for cell in cells if cell), None)
-        last = next((cell for cell in reversed(cells) if cell), None)
-        growth = f"{last.p50 / first.p50:.2f} x" if first and last and first is not last else ""
-        rows.append((name, *(in_units(c.p50) if c else "" for c in cells), growth))
-    return table(["peer", *(f"{size:,}" for size in sizes), "most over least"], rows)
+        there = [cell.p50 for cell in cells if cell]
+        ratios = (there[-1] / there[0], max(there) / min(there))
+        shown = [f"{each:.2f} x" if len(there) > 1 else "" for each in ratios]
+        rows.append((name, *(in_units(c.p50) if c else "" for c in cells), *shown))
+    ends = ["largest over smallest device", "highest over lowest"]
+    return table(["peer", *(f"{size:,}" for size in sizes), *ends], rows)
 
 
 def _streams(run: Measured) -> str:
@@ -285,10 +308,39 @@ def _copies(run: Measured) -> str:
     return table(["copy", *(f"{size:,}" for size in sizes)], rows)
 
 
-def _profiles(profiles: Mapping[str, str]) -> str:
-    if not profiles:
-        return "Every target was met in this run."
-    parts = [f"### {title}\n\n```text\n{text}\n```" for title, text in profiles.items()]
+def _folders(run: Measured) -> str:
+    """How long folders take to open, in a sentence."""
+    parts = []
+    for kind in (OurBaileys, OurBaileysEx):
+        size = run.scale.sizes_of(kind)[-1]
+        taken = run.spread("open", kind.name, size).p50 / 1e6
+        parts.append(f"`{kind.name[12:]}` took {taken:,.1f} ms to open with {size:,} sessions")
+    text = f"In this run {' and '.join(parts)}."
+    if run.scale.most_files < run.scale.sizes[-1]:
+        text += f" {run.scale.sizes[-1]:,} files were left out of this run."
+    return text
+
+
+def _make(command: str) -> str:
+    """What ``make`` has for the same, in a sentence, if it has."""
+    minutes = re.fullmatch(r"python -m benchmarks --minutes (\S+)", command)
+    if minutes is None:
+        return ""
+    same = "make bench" if minutes[1] == "5" else f"make bench MINUTES={minutes[1]}"
+    return f"`{same}` installs what is needed and runs the same line.\n\n"
+
+
+def _profiles(rows: list[Target], profiles: Mapping[str, str]) -> str:
+    """The missed targets: first those without a profile, then the profiles."""
+    missed = [row for row in rows if row.is_missed]
+    without = [row for row in missed if row.profile not in profiles]
+    parts = [] if missed else ["No target was missed in this run."]
+    if without:
+        parts.append("Missed, and without a profile:")
+        parts.append("\n".join(f"* {row.what}. {row.unexplained}" for row in without))
+    for title, text in profiles.items():
+        about = "\n".join(f"* {row.what}" for row in missed if row.profile == title)
+        parts.append(f"### {title}\n\nMissed:\n\n{about}\n\n```text\n{text}\n```")
     return "\n\n".join(parts)
 
 

@@ -62,6 +62,8 @@ class Scale:
     :ivar stock: pre-keys that are made at once.
     :ivar children: processes that measure memory, for each kind and size.
     :ivar stream: commits in one go, then closing.
+    :ivar groups: groups of commits that each round of committers has at least where a sync is slow.
+    :ivar quick: True for a run whose figures only show that everything works.
     """
 
     seconds: float = 300.0
@@ -76,6 +78,8 @@ class Scale:
     children: int = 2
     stock: int = STOCK
     stream: int = 1_000
+    groups: int = 30
+    quick: bool = False
 
     def sizes_of(self, kind: type[Peer]) -> list[int]:
         """The sizes that a kind of peer is measured with."""
@@ -89,13 +93,17 @@ class Scale:
 
 @dataclass
 class Field:
-    """All peers with their devices, below ``folder``."""
+    """All peers with their devices, below ``folder``.
+
+    :ivar turn_seconds: what all turns so far took.
+    """
 
     folder: Path
     data: Data
     scale: Scale
     contenders: list[Contender] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    turn_seconds: float = 0.0
 
     def build(self) -> None:
         """Make all devices; they are closed afterwards."""
@@ -150,7 +158,9 @@ def _run(
 ) -> Results:
     say(f"measuring: {workload}")
     few = field.scale.fewest if fewest is None else fewest
-    return take_turns(contenders, turn, budget=field.scale.budget(workload), fewest=few)
+    found = take_turns(contenders, turn, budget=field.scale.budget(workload), fewest=few)
+    field.turn_seconds += sum(each.spent for each in contenders)
+    return found
 
 
 def commits(field: Field) -> dict[str, Results]:

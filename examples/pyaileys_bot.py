@@ -1,7 +1,10 @@
-"""A bot on pyaileys that answers "ping" with "pong", and keeps its state in ratchetkeep.
+"""A bot that answers "ping" with "pong", on pyaileys; its state is in ratchetkeep.
 
-Run it with ``python examples/pyaileys_bot.py bot.db`` and scan the code with the phone (Linked
-devices). It goes on where it was when it is started again, however it ended.
+    pip install '.[pyaileys]'       (in a checkout of ratchetkeep)
+    python examples/pyaileys_bot.py bot.db
+
+Scan the code that it shows with the phone (Linked devices). Ctrl-C stops it. Started again, it goes
+on where it was, even after a crash.
 """
 
 from __future__ import annotations
@@ -9,13 +12,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyaileys.client import WhatsAppClient
-from pyaileys.socket import ConnectionUpdate
+if TYPE_CHECKING:
+    from pyaileys.client import WhatsAppClient
+    from pyaileys.socket import ConnectionUpdate
 
-from ratchetkeep.clients.pyaileys import load
+    from ratchetkeep.clients.pyaileys import AuthState
+
+CLOSE_SECONDS = 2
+
+
+def say(*words: object) -> None:
+    """Print at once, also into a pipe."""
+    print(*words, flush=True)
 
 
 def show_code(text: str) -> None:
@@ -23,7 +35,7 @@ def show_code(text: str) -> None:
     try:
         code = import_module("qrcode").QRCode(border=1)
     except ImportError:
-        print("Pairing code (pip install qrcode draws it):", text, sep="\n")
+        say("Pairing code (pip install qrcode draws it):\n" + text)
         return
     code.add_data(text)
     code.print_ascii(invert=True)
@@ -43,40 +55,97 @@ class Bot:
         if update.qr:
             show_code(update.qr)
         if update.connection:
-            print("connection:", update.connection)
+            reason = f" ({update.last_disconnect})" if update.last_disconnect else ""
+            say(f"connection: {update.connection}{reason}")
 
     def on_message(self, message: dict[str, Any]) -> None:
         """Answer a ping. In a task of its own: the client is still busy with the message."""
         if (message["text"] or "").strip().lower() == "ping":
             answer = asyncio.create_task(self.answer(message["chat_jid"]))
             self._answers.add(answer)
-            answer.add_done_callback(self._answers.discard)
+            answer.add_done_callback(self.on_answered)
 
     async def answer(self, chat: str) -> None:
         """Say pong. When the client sends it, the session that made it is on the disk."""
         await self._client.send_text(chat, "pong")
-        print("pong to", chat)
+        say("pong to", chat)
+
+    def on_answered(self, answer: asyncio.Task[None]) -> None:
+        """Say why an answer was not sent."""
+        self._answers.discard(answer)
+        if not answer.cancelled() and (error := answer.exception()) is not None:
+            say("not answered:", error)
+
+    async def close(self) -> None:
+        """Stop answering and disconnect. A server that does not answer is not waited for."""
+        for answer in self._answers:
+            answer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._client.disconnect()
 
 
-async def run(url: str) -> None:
+async def open_auth(store: str) -> AuthState:
+    """The device in ``store``, new if there is none: said, so that a mistyped path is noticed."""
+    from ratchetkeep import NoDevice
+    from ratchetkeep.clients.pyaileys import load
+
+    try:
+        return await load(store, create=False)
+    except NoDevice:
+        auth = await load(store)
+        say("made a new device at", auth.device.url)
+        return auth
+
+
+async def connect(client: WhatsAppClient) -> None:
+    """Connect for the first time; later the client connects again by itself.
+
+    :raises ConnectionError: if that fails.
+    """
+    from pyaileys.exceptions import PyaileysError
+
+    try:
+        await client.connect()
+    except TimeoutError as error:
+        raise ConnectionError("the server does not answer") from error
+    except PyaileysError as error:
+        raise ConnectionError(str(error)) from error
+
+
+async def run(store: str) -> None:
     """Connect, and answer until interrupted."""
-    async with await load(url) as auth:
+    async with await open_auth(store) as auth:
+        from pyaileys.client import WhatsAppClient
+
         client = WhatsAppClient(auth=auth)
         auth.attach(client)
-        Bot(client)
+        bot = Bot(client)
         try:
-            await client.connect()
+            await connect(client)
             await asyncio.Event().wait()
         finally:
-            await client.disconnect()
+            await bot.close()
 
 
 def main() -> None:
     """Read the command line and run the bot."""
-    parser = argparse.ArgumentParser(description='Answers "ping" with "pong".')
-    parser.add_argument("url", help="where the device is kept, such as bot.db; made if missing")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run(parser.parse_args().url))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", help="where the device is kept, such as bot.db; made if missing")
+    arguments = parser.parse_args()
+    try:
+        # Imported here so that Ctrl-C is no traceback from the first moment on.
+        from ratchetkeep import RatchetkeepError
+
+        expected = (RatchetkeepError, ImportError, OSError)
+        asyncio.run(run(arguments.store))
+    except KeyboardInterrupt:
+        say("stopped")
+        sys.exit(130)
+    except expected as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

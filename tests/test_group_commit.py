@@ -459,11 +459,11 @@ def test_an_interrupt_between_two_devices_leaves_neither_locked(
         class Interrupting:
             """An order whose first acquire is interrupted, as a wait may be."""
 
-            def acquire(self) -> None:
+            def __enter__(self) -> None:
                 two._memory.order = plain
                 raise KeyboardInterrupt
 
-            def release(self) -> None:
+            def __exit__(self, *_: object) -> None:
                 raise AssertionError("it was never taken")
 
         group = [

@@ -20,6 +20,7 @@ LAYERS = [
     ["_auth_state"],
     ["clients"],
     ["aio"],
+    ["_device_store"],
     ["device", "_transaction"],
     ["_memory", "_cache", "_locks", "prekeys"],
     ["commit"],

@@ -1,9 +1,10 @@
 """Keeps the auth state of linked devices: durable, atomic, movable between client libraries."""
 
+from ratchetkeep._device_store import DeviceStore, open_store
 from ratchetkeep._transaction import Transaction
 from ratchetkeep.aio import AsyncDevice, AsyncTransaction, open_async_device
 from ratchetkeep.copy import CopySummary, NotHeldByTarget, copy_device
-from ratchetkeep.device import Device, DeviceStore, open_device, open_store
+from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import (
     CommitFailed,
     DecodeError,
@@ -61,6 +62,7 @@ __all__ = [
     "UnknownStore",
     "UnsupportedVersion",
     "copy_device",
+    "create_device",
     "inspect_device",
     "open_async_device",
     "open_device",

@@ -6,6 +6,7 @@ Neither face of a device is known here: whoever waits says how to be woken, and 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -108,6 +109,7 @@ class KeyLocks:
         self._queues: dict[str, _Queue] = {}
         self._waits: dict[Holder, dict[Wait, None]] = {}
         self._asked = 0
+        self._abandoned: deque[Holder] = deque()
 
     def ask(self, holder: Holder, names: Iterable[str], wake: Callable[[], bool]) -> Wait | None:
         """Take all ``names`` in one step: None if they are taken, else who waits.
@@ -118,6 +120,8 @@ class KeyLocks:
         wanted = list(dict.fromkeys(names))
         if not wanted:
             return None
+        while self._abandoned:
+            self.give_back(self._abandoned.popleft(), keep=False)
         with self._mutex:
             in_line = holder.outer is None and any(name in self._queues for name in wanted)
             if not in_line and not self._blockers(holder, wanted):
@@ -142,6 +146,12 @@ class KeyLocks:
             granted = [each for name in wait.names for each in self._pass_on(name)]
         self._wake(granted)
         return True
+
+    def abandon(self, holder: Holder) -> None:
+        """End ``holder``, which nobody ended in its time. Takes no lock, so that it may be called
+        wherever an object is freed; others get its locks when the next one asks."""
+        holder.has_ended = True
+        self._abandoned.append(holder)
 
     def give_back(self, holder: Holder, *, keep: bool) -> None:
         """End ``holder``: its locks go to those who wait.

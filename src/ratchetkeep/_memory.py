@@ -66,6 +66,7 @@ class Memory:
         values = (
             (key, ABSENT if value is None else value, len(encoded[key] or b""))
             for key, value in commit.changes.items()
+            if key != CREDENTIALS
         )
         self._cache.put(values, only_known=len(encoded) > MANY)
 

@@ -75,6 +75,7 @@ class Transaction(Holder):
     @property
     def credentials(self) -> Credentials:
         """The credentials, with this transaction's own changes."""
+        self._check_running()
         pending = self._pending(CREDENTIALS)
         found: Credentials = self._device._credentials if pending is _UNCHANGED else pending
         return found

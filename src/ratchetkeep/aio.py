@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    nullcontext,
+    suppress,
+)
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -59,25 +65,36 @@ os.register_at_fork(after_in_child=_Readers.forget)
 def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
     context = copy_context()
     loop = asyncio.get_running_loop()
-    return loop.run_in_executor(_Readers.get(), lambda: context.run(call, *args, **kwargs))
-
-
-async def _outcome(future: asyncio.Future[T]) -> T:
-    """Wait for ``future`` even if cancelled meanwhile; that is raised afterwards."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
+    try:
+        return loop.run_in_executor(_Readers.get(), lambda: context.run(call, *args, **kwargs))
+    except RuntimeError:  # the interpreter is ending: there are no threads any more
+        future = loop.create_future()
         try:
-            await asyncio.shield(future)
-        except asyncio.CancelledError as error:
-            if future.cancelled():
-                raise
-            cancelled = error
-        except Exception:  # noqa: BLE001 - raised by result() below
-            break
-    if cancelled is not None:
+            future.set_result(call(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - the awaiting task gets it
+            future.set_exception(error)
+        return future
+
+
+async def outcome_of(future: asyncio.Future[T]) -> T:
+    """Wait for ``future`` even if cancelled meanwhile; that is raised afterwards."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError as cancelled:
+        if future.cancelled():
+            raise
+        with _unhurried():
+            while not future.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
         future.exception()  # looked at, so that asyncio does not report it
         raise cancelled
-    return future.result()
+
+
+def _unhurried() -> AbstractContextManager[Any]:
+    """anyio cancels again in each turn of the event loop, unless asked not to."""
+    anyio = sys.modules.get("anyio")
+    return anyio.CancelScope(shield=True) if anyio else nullcontext()
 
 
 class AsyncTransaction:
@@ -222,7 +239,7 @@ class AsyncDevice:
 
     async def close(self) -> None:
         """Give the device back; see :meth:`Device.close`."""
-        await _outcome(_in_thread(self._core.close))
+        await outcome_of(_in_thread(self._core.close))
 
     async def __aenter__(self) -> Self:
         return self
@@ -250,8 +267,14 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
         if self._keys:
             await self._lock()
         self._before = device._running()
-        device._current.set(self._transaction)
+        device._run(self._transaction)
         return AsyncTransaction(self._transaction)
+
+    def __del__(self) -> None:
+        # A task that was never ended, or a Ctrl-C at the very beginning of __aexit__.
+        transaction = self.__dict__.get("_transaction")
+        if transaction is not None and not transaction.gave_back:
+            self._device._abandon(transaction)
 
     async def _lock(self) -> None:
         loop = asyncio.get_running_loop()
@@ -275,7 +298,7 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
         trace: TracebackType | None,
     ) -> None:
         transaction = self._transaction
-        self._device._current.set(self._before)
+        self._device._run(self._before)
         has_joined = False
         try:
             if kind is None and self._outer is not None:
@@ -285,6 +308,7 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
                 transaction.has_ended = True
                 await _commit(self._device, transaction._changes)
         finally:
+            transaction._changes = {}
             self._device._locks.give_back(transaction, keep=has_joined)
 
 
@@ -312,7 +336,7 @@ async def _commit(core: Device, changes: dict[Key, Any]) -> None:
         commit = core._prepare(changes, loop)
     core._group.submit(commit)
     assert commit.future is not None  # noqa: S101 - made for this loop
-    await _outcome(commit.future)
+    await outcome_of(commit.future)
     if commit.error is not None:
         raise commit.error
 
@@ -330,11 +354,11 @@ class _Opening(Awaitable[AsyncDevice], AbstractAsyncContextManager[AsyncDevice])
     async def _run(self) -> AsyncDevice:
         opening = _in_thread(self._open)
         try:
-            return AsyncDevice(await _outcome(opening))
+            return AsyncDevice(await outcome_of(opening))
         except asyncio.CancelledError:
             # Nobody would close it.
             if opening.done() and not opening.cancelled() and opening.exception() is None:
-                await _outcome(_in_thread(opening.result().close))
+                await outcome_of(_in_thread(opening.result().close))
             raise
 
     async def __aenter__(self) -> AsyncDevice:
@@ -359,7 +383,8 @@ def open_async_device(
     initial: Credentials | None = None,
 ) -> _Opening:
     """Open the device that ``url`` names, as :func:`~ratchetkeep.open_device`: ``async with
-    open_async_device(url) as device``, or ``device = await open_async_device(url)``.
+    open_async_device(url) as device``, or ``device = await open_async_device(url)``. What it gives
+    is no coroutine: to open in a task, await it in a function of your own.
 
     :param initial: the credentials of a device that is made because the place holds no trace of
         one; means ``create``.

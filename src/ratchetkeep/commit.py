@@ -11,12 +11,19 @@ import asyncio
 import copy
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, Self
 
-from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
+from ratchetkeep.errors import (
+    CommitFailed,
+    OwnershipLost,
+    RatchetkeepError,
+    StoreDamaged,
+    StoreInUse,
+)
 from ratchetkeep.model import Key
 from ratchetkeep.stores.base import Joint, Prepared, Store
 
@@ -25,13 +32,15 @@ from ratchetkeep.stores.base import Joint, Prepared, Store
 MAX_GATHERING = 0.01
 # Below this a sync is cheaper than waking up again.
 MIN_GATHERING = 0.0002
+# Devices whose commits go together.
+MAX_OWNERS = 100
 # After this the thread of a group that has nothing to do ends.
 IDLE = 5.0
 THREAD = "ratchetkeep-commit"
 
 
 # What goes wrong for all commits of a group, not for one of them.
-_OF_ALL = (CommitFailed, OwnershipLost, StoreInUse)
+_OF_ALL = (CommitFailed, OwnershipLost, StoreDamaged, StoreInUse)
 
 
 class Owner(Protocol):
@@ -69,6 +78,7 @@ class Commit:
         "error",
         "future",
         "is_over",
+        "is_taken",
         "loop",
         "owner",
     )
@@ -86,6 +96,8 @@ class Commit:
         self.loop = loop
         self.future: asyncio.Future[None] | None = loop.create_future() if loop else None
         self.error: RatchetkeepError | None = None
+        # A leader has taken it on; it is over.
+        self.is_taken = False
         self.is_over = False
         self._wake: threading.Lock | None = None
         self._is_awake = False
@@ -131,6 +143,8 @@ class GroupCommit:
         # Whoever leads, and what it took on.
         self._leader: Commit | GroupCommit | None = None
         self._group: list[Commit] = []
+        self._to_tell: deque[list[Commit]] = deque()
+        self._interrupt: BaseException | None = None
         self._kicked: set[asyncio.AbstractEventLoop] = set()
         self._expected = 1
         self._took = 0.0
@@ -162,16 +176,24 @@ class GroupCommit:
             if not commit.is_over:
                 self._lead()
         except BaseException:
-            # Ctrl-C at any moment: nobody else would ever lead.
-            if self._leader is commit:
-                with self._mutex:
-                    self._waiting = [other for other in self._waiting if other is not commit]
-                self._hand_over()
+            self._leave(commit)
             raise
         if interrupt is not None:
             raise interrupt
         if commit.error is not None:
             raise commit.error
+
+    def _leave(self, commit: Commit) -> None:
+        """After an interrupt (Ctrl-C) at any step: nobody may wait for this thread."""
+        with self._mutex:
+            if commit in self._waiting:
+                self._waiting.remove(commit)  # it was not begun
+        if commit.is_taken and not commit.is_over and self._leader is not commit:
+            commit.sleep()  # another thread carries it out
+        if self._leader is commit:
+            self._hand_over()
+        else:
+            self._tell_next()
 
     def submit(self, commit: Commit) -> None:
         """Have a commit of a task carried out; its future ends when it is over. Does not block."""
@@ -188,8 +210,8 @@ class GroupCommit:
     def _add(self, commit: Commit) -> None:
         self._waiting.append(commit)
         if self._full is not None and len(self._waiting) >= self._expected:
-            self._full.release()
-            self._full = None
+            full, self._full = self._full, None
+            full.release()
 
     def _kick(self) -> None:
         with self._mutex:
@@ -205,11 +227,13 @@ class GroupCommit:
             self._gather()
         except BaseException as error:  # noqa: BLE001 - Ctrl-C, raised below
             interrupt = error
-        with self._mutex:
-            self._group, self._waiting = self._waiting, []
+        self._take()
         started = time.perf_counter()
         try:
             self._carry_out(self._group)
+        except BaseException as error:
+            self._interrupt = error
+            raise
         finally:
             self._took = time.perf_counter() - started
             self._hand_over()
@@ -221,42 +245,57 @@ class GroupCommit:
         limit = min(self._took, MAX_GATHERING)
         if self._expected < 2 or limit < MIN_GATHERING:
             return
+        full = threading.Lock()
+        full.acquire()
         with self._mutex:
             seen = len(self._waiting)
             if seen >= self._expected:
                 return
-            full = self._full = threading.Lock()
-            full.acquire()
-        end = time.perf_counter() + limit
-        while not full.acquire(timeout=limit / 4):
-            if len(self._waiting) == seen or time.perf_counter() > end:
-                break
-            seen = len(self._waiting)
+            self._full = full
+        try:
+            end = time.perf_counter() + limit
+            while not full.acquire(timeout=limit / 4):
+                if len(self._waiting) == seen or time.perf_counter() > end:
+                    break
+                seen = len(self._waiting)
+        finally:
+            with self._mutex:
+                self._full = None
+
+    def _take(self) -> None:
+        """Take on all that wait, of so many devices that their locks can be held one in another."""
+        owners: set[int] = set()
         with self._mutex:
-            self._full = None
+            count = 0
+            for commit in self._waiting:
+                owners.add(id(commit.owner))
+                if len(owners) > MAX_OWNERS:
+                    break
+                commit.is_taken = True
+                count += 1
+            self._group, self._waiting = self._waiting[:count], self._waiting[count:]
 
     def _carry_out(self, group: Sequence[Commit]) -> None:
-        owners = {id(commit.owner): commit.owner for commit in group}.values()
-        taken: list[threading.RLock] = []
+        self._hold(list({id(commit.owner): commit.owner for commit in group}.values()), group)
+
+    def _hold(self, owners: Sequence[Owner], group: Sequence[Commit], held: int = 0) -> None:
+        # One in another, and not in a list to be released: only a with block gives a lock back
+        # wherever Ctrl-C comes. Nobody else holds several, so the order does not matter.
+        if held < len(owners):
+            with owners[held].order:
+                self._hold(owners, group, held + 1)
+            return
+        for commit in group:
+            refusal = commit.owner.refusal()
+            if refusal is not None:
+                commit.fail(refusal)
         try:
-            # Nobody else holds several, so they can be taken in any order.
+            self._together([commit for commit in group if not commit.is_over])
+        except BaseException:
+            # Ctrl-C, or no memory: nobody knows how far it got.
             for owner in owners:
-                owner.order.acquire()
-                taken.append(owner.order)
-            for commit in group:
-                refusal = commit.owner.refusal()
-                if refusal is not None:
-                    commit.fail(refusal)
-            try:
-                self._together([commit for commit in group if not commit.is_over])
-            except BaseException:
-                # Ctrl-C, or no memory: nobody knows how far it got.
-                for owner in owners:
-                    owner.doubt()
-                raise
-        finally:
-            for order in taken:
-                order.release()
+                owner.doubt()
+            raise
 
     def _together(self, group: Sequence[Commit]) -> None:
         if not group:
@@ -278,18 +317,37 @@ class GroupCommit:
 
     def _hand_over(self) -> None:
         with self._mutex:
-            group, self._group = self._group, []
-            for commit in group:
+            for commit in self._group:
                 if not commit.is_over:
-                    commit.fail(CommitFailed(commit.owner.url, "the commit was interrupted"))
-            self._expected = len(group) + len(self._waiting)
-            self._leader = heir = self._heir()
+                    self._fail_interrupted(commit)
+            self._expected = len(self._group) + len(self._waiting)
+            if self._group:
+                self._to_tell.append(self._group)
+                self._group = []
+            self._leader = self._heir()
+        self._tell_next()
+
+    def _fail_interrupted(self, commit: Commit) -> None:
+        cause = self._interrupt
+        name = f" by {type(cause).__name__}" if cause is not None else ""
+        commit.fail(CommitFailed(commit.owner.url, f"the commit was interrupted{name}"))
+        if commit.error is not None:
+            commit.error.__cause__ = cause
+
+    def _tell_next(self) -> None:
+        """Wake who leads now, then those whose commits are over. Each step may be done twice: after
+        an interrupt it is all done again."""
+        leader = self._leader
         # The next sync begins before those of this one go on.
-        if isinstance(heir, Commit):
-            heir.wake()
-        elif heir is not None:
+        if isinstance(leader, Commit):
+            leader.wake()
+        elif leader is not None:
             self._call_thread()
-        _tell(group)
+        while self._to_tell:
+            with suppress(IndexError, ValueError):  # another thread was faster
+                group = self._to_tell[0]
+                _tell(group)
+                self._to_tell.remove(group)
 
     def _heir(self) -> Commit | Self | None:
         """Who leads next: the first that a thread waits for, or our own thread."""
@@ -305,7 +363,7 @@ class GroupCommit:
                 thread = threading.Thread(
                     target=self._lead_for_tasks,
                     args=(work,),
-                    name="ratchetkeep-commit",
+                    name=THREAD,
                     daemon=True,
                 )
                 with suppress(RuntimeError):  # no thread to be had, or the interpreter is ending
@@ -327,8 +385,9 @@ class GroupCommit:
                         return
                 continue
             # Whatever happens, the commits' own tasks are told.
-            with suppress(Exception):
-                self._lead()
+            if self._leader is self:
+                with suppress(Exception):
+                    self._lead()
 
 
 def _tell(group: Sequence[Commit]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 from ratchetkeep import prekeys
 from ratchetkeep._locks import KeyLocks
@@ -30,7 +29,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, KeyPair, check_key
 from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.stores import urls
-from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
+from ratchetkeep.stores.base import Store
 
 REMEDY_NEW = (
     "Nothing was changed, and no new credentials were made: they would replace this device. "
@@ -48,6 +47,10 @@ def _in_forked_child() -> None:
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
+
+# The transactions that a context is in, at most one of each device. One variable for all devices:
+# contexts keep an entry for every variable that was ever set in them.
+_RUNNING: ContextVar[Mapping[Device, Transaction]] = ContextVar("transactions", default={})  # noqa: B039
 
 
 class Device:
@@ -68,7 +71,6 @@ class Device:
         self._is_open = True
         self._memory = Memory(store, name)
         self._locks = KeyLocks()
-        self._current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
         self._process = _PROCESS
 
     def __repr__(self) -> str:
@@ -227,12 +229,22 @@ class Device:
     def _running(self) -> Transaction | None:
         """The transaction that this context is in. A context can outlive it (a task that was
         started inside), so one that has ended does not count."""
-        current = self._current.get()
+        current = _RUNNING.get().get(self)
         if current is None or not current.has_ended:
             return current
         living = current.living()
         assert living is None or isinstance(living, Transaction)  # noqa: S101 - for types
         return living
+
+    def _run(self, transaction: Transaction | None) -> None:
+        """Let this context be in a transaction, or in none."""
+        running = {device: each for device, each in _RUNNING.get().items() if device is not self}
+        _RUNNING.set(running if transaction is None else {**running, self: transaction})
+
+    def _abandon(self, transaction: Transaction) -> None:
+        """End a transaction whose block nobody left; what it set is dropped."""
+        transaction._changes = {}
+        self._locks.abandon(transaction)
 
     def _check_open(self) -> None:
         # First of all: a lock that another thread held while forking is held for ever here.
@@ -302,8 +314,19 @@ class _Block(AbstractContextManager[Transaction]):
         if self._keys:
             self._lock()
         self._before = device._running()
-        device._current.set(self._transaction)
-        return self._transaction
+        try:
+            device._run(self._transaction)
+            return self._transaction
+        except BaseException:
+            # Ctrl-C: there will be no __exit__, and later calls would join this transaction.
+            device._abandon(self._transaction)
+            raise
+
+    def __del__(self) -> None:
+        # Only after a Ctrl-C at the very beginning of __exit__.
+        transaction = self.__dict__.get("_transaction")
+        if transaction is not None and not transaction.gave_back:
+            self._device._abandon(transaction)
 
     def _lock(self) -> None:
         locks, granted = self._device._locks, threading.Event()
@@ -329,7 +352,7 @@ class _Block(AbstractContextManager[Transaction]):
         trace: TracebackType | None,
     ) -> None:
         transaction = self._transaction
-        self._device._current.set(self._before)
+        self._device._run(self._before)
         has_joined = False
         try:
             if kind is None and self._outer is not None:
@@ -339,6 +362,8 @@ class _Block(AbstractContextManager[Transaction]):
                 transaction.has_ended = True
                 self._device._commit(transaction._changes)
         finally:
+            # A task that was started inside may keep the transaction in its context for long.
+            transaction._changes = {}
             self._device._locks.give_back(transaction, keep=has_joined)
 
 
@@ -412,85 +437,3 @@ def create_device(url: str | os.PathLike[str], credentials: Credentials) -> Devi
         owns_store=True,
         initial=initial,
     )
-
-
-class DeviceStore:
-    """A store with its devices. Made by :func:`open_store`; use it as a context manager."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._devices: WeakSet[Device] = WeakSet()
-        self._pid = os.getpid()
-        self._is_open = True
-
-    def __repr__(self) -> str:
-        return f"<DeviceStore {self._store.url}>"
-
-    def devices(self) -> list[str]:
-        """Names of the devices, sorted; a damaged one counts too."""
-        self._check_open()
-        return self._store.devices()
-
-    def open(self, name: str = DEFAULT_DEVICE, read_only: bool = False) -> Device:
-        """Open a device; raises as :func:`open_device`."""
-        return self._opened(name, create=False, read_only=read_only)
-
-    def create(self, name: str = DEFAULT_DEVICE) -> Device:
-        """Make a device with new credentials and open it.
-
-        :raises DeviceExists: if there is one of that name.
-        """
-        return self._opened(name, create=True, read_only=False, must_be_new=True)
-
-    def remove(self, name: str = DEFAULT_DEVICE) -> None:
-        """Remove a device with all its records, in one step. Its keys are gone for good.
-
-        :raises NoDevice: if there is none of that name.
-        :raises StoreInUse: if it is open.
-        """
-        self._check_open()
-        urls.check_name(name, self._store.url)
-        self._store.acquire(name, read_only=False, create=False)
-        try:
-            self._store.remove(name)
-        finally:
-            self._store.release(name)
-
-    def close(self) -> None:
-        """Close the store and what is still open in it."""
-        if os.getpid() != self._pid:
-            return  # a forked child: they are its parent's
-        self._is_open = False
-        for device in list(self._devices):
-            device.close()
-        self._store.close()
-
-    def _check_open(self) -> None:
-        if not self._is_open:
-            raise StoreClosed(self._store.url, "the store was closed")
-
-    def _opened(self, name: str, **how: bool) -> Device:
-        self._check_open()
-        urls.check_name(name, self._store.url)
-        device = open_in(self._store, name, **how)  # type: ignore[arg-type]
-        self._devices.add(device)
-        return device
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def open_store(url: str | os.PathLike[str]) -> DeviceStore:
-    """The store that ``url`` names, with its devices; ``?device=`` has no meaning here.
-
-    :raises UnknownStore: if ``url`` names no store.
-    """
-    return DeviceStore(urls.open_target(urls.parse(url)))

@@ -123,7 +123,7 @@ class StoreInUse(RatchetkeepError):
 
 
 class OwnershipLost(RatchetkeepError):
-    """This owner may not write any more: its lock or lease is no longer its own."""
+    """This owner may not write any more: it was forked, or its lock, file or folder is gone."""
 
     default_remedy = "Open the device again in the process that is to own it"
 

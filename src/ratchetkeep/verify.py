@@ -42,7 +42,10 @@ def check_store(store: Store, device: str) -> list[Finding]:
 
 def finding_of(error: RatchetkeepError) -> Finding:
     """An error as a finding."""
-    return Finding("error", error.place, error.what, error.remedy)
+    remedy = error.remedy
+    if remedy == StoreDamaged.default_remedy:  # it says to verify
+        remedy = "Restore it from a backup, or see what `ratchetkeep repair` can mend"
+    return Finding("error", error.place, error.what, remedy)
 
 
 def _check(store: Store, device: str) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import sqlite3
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -381,8 +380,11 @@ async def test_damage_is_not_taken_for_a_new_contact(tmp_path: Path) -> None:
     await bob.read(await alice.send(bob, "hello"))
     again = await alice.send(bob, "hello again")
     await bob.close()
+    with open_device(bob.url) as device:
+        # The first one is looked at when the device is opened.
+        device.set({"session": {"!": SessionRecord(sessions={})}})
     with sqlite3.connect(f"{tmp_path}/bob.sqlite") as database:
-        database.execute("UPDATE records SET data = x'00' WHERE family = 'session'")
+        database.execute("UPDATE records SET data = x'00' WHERE family = 'session' AND id <> '!'")
     database.close()
     await bob.open()
     await alice.mint(1)
@@ -790,7 +792,10 @@ async def test_another_clients_record_is_not_taken_for_absence(tmp_path: Path) -
     with open_device(url, create=True) as device:
         record = EncodedRecord(encoding="some-client", data=b"its own")
         device.set({"session": {"1.0": record}})
-    async with await load(url) as auth:
+    with pytest.raises(NotHeld, match="some-client"):
+        await load(url)
+    async with await load(f"sqlite:{url}?device=other") as auth:
+        await auth.device.set({"session": {"1.0": record}})
         with pytest.raises(NotHeld, match="some-client"):
             await auth["keys"].get("session", ["1.0"])
         with pytest.raises(NotHeld, match="some-client"):
@@ -1010,20 +1015,9 @@ async def test_without_waeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Who has not installed waeys would not learn how."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "WAeys"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install 'ratchetkeep\[waeys\]'"):
+    with pytest.raises(ImportError, match="pip install waeys"):
         await load(f"{tmp_path}/bot.db")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_example_explains_itself() -> None:
-    """The example bot would not start."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "waeys_bot.py"), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "bot.db" in done.stdout
 
 
 # -- from Node and back --------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def options(
 @guarded
 def new(url: Url, as_json: Json = False) -> int:
     """Create a device, ready to be paired."""
-    from ratchetkeep.device import open_store
+    from ratchetkeep._device_store import open_store
     from ratchetkeep.errors import DeviceExists, NoDevice, UnknownStore
     from ratchetkeep.stores import urls
 

@@ -2,6 +2,6 @@
 
 Each is imported by itself and needs its client installed; importing this package imports none.
 
-* :mod:`ratchetkeep.clients.pyaileys`: for ``pyaileys`` (``pip install 'ratchetkeep[pyaileys]'``).
-* :mod:`ratchetkeep.clients.waeys`: for ``waeys`` (``pip install 'ratchetkeep[waeys]'``).
+* :mod:`ratchetkeep.clients.pyaileys`: for ``pyaileys`` (the extra ``pyaileys``).
+* :mod:`ratchetkeep.clients.waeys`: for ``waeys`` (the extra ``waeys``).
 """

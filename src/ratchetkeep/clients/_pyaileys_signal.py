@@ -50,7 +50,7 @@ class Repository(SignalRepository):
 
         :raises InvalidValue: inside a transaction, which would be committed only after that.
         """
-        self._auth.refuse_to_join("encrypt_message")
+        self._auth._refuse_to_join("encrypt_message")
         async with self._auth.transaction(self._session(jid)):
             return await super().encrypt_message(jid, data=data)
 
@@ -66,7 +66,7 @@ class Repository(SignalRepository):
 
         :raises InvalidValue: inside a transaction, which would be committed only after that.
         """
-        self._auth.refuse_to_join("encrypt_group_message")
+        self._auth._refuse_to_join("encrypt_group_message")
         async with self._auth.transaction(_sender_key(group_jid, me_jid)):
             return await super().encrypt_group_message(
                 group_jid=group_jid, me_jid=me_jid, data=data

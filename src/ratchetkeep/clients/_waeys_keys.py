@@ -50,7 +50,7 @@ class Keys:
             await self._core.lock(family, texts.values())
             found = await self._core.device.get(family, list(dict.fromkeys(texts.values())))
             return ByNumber(
-                (id, from_record(family, text, found[text]))
+                (id, from_record(family, text, found[text], self._core.device.url))
                 for id, text in texts.items()
                 if text in found
             )

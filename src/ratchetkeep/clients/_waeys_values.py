@@ -114,18 +114,19 @@ def to_record(family: str, id: str, value: Any) -> Any:
         raise InvalidValue(str(key), "holds a number that JSON cannot spell") from None
 
 
-def from_record(family: str, id: str, record: Any) -> Any:
+def from_record(family: str, id: str, record: Any, url: str = "") -> Any:
     """What waeys gets for a record: new in every part, since waeys changes what it is given.
 
+    :param url: the store, for the error.
     :raises NotHeld: for a record in the encoding of another client.
     """
     if not isinstance(record, EncodedRecord):
         return _from_model(family, record)
     if record.encoding != ENCODING:
         raise NotHeld(
-            f"{family} {id}",
+            f"{url} ({family} {id})",
             f"is in the encoding {record.encoding!r} of another client, which waeys cannot read",
-            "Go on with that client, or convert the device with `ratchetkeep copy`",
+            "Go on with that client, or pair waeys anew in another place",
         )
     return revived(parse(record.data))
 

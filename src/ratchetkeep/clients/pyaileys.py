@@ -32,7 +32,7 @@ except ModuleNotFoundError as missing:
     if missing.name != "pyaileys":
         raise
     raise ImportError(
-        "pyaileys is not installed. Install it with: pip install 'ratchetkeep[pyaileys]'",
+        "pyaileys is not installed: pip install pyaileys, or ratchetkeep with its extra 'pyaileys'",
         name="pyaileys",
     ) from missing
 
@@ -218,7 +218,7 @@ class AuthState(AuthenticationState):
         client.signal = Repository(self, client.signal, keep)
         client.on("creds.update", self._on_creds_update)
 
-    def refuse_to_join(self, verb: str) -> None:
+    def _refuse_to_join(self, verb: str) -> None:
         """See that no transaction is running here: what ``verb`` returns leaves the process.
 
         :raises InvalidValue: if one is.

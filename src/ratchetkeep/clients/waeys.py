@@ -26,12 +26,13 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from ratchetkeep.aio import AsyncDevice, open_async_device
+from ratchetkeep.aio import AsyncDevice, open_async_device, outcome_of
 from ratchetkeep.errors import RatchetkeepError
 
 from ._waeys_core import Core, OnPlaintext
 from ._waeys_engine import Repository
 from ._waeys_keys import Keys
+from ._waeys_values import from_record
 
 __all__ = ["AuthState", "load"]
 
@@ -44,7 +45,7 @@ def _client(module: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "WAeys":
             raise
-        message = "waeys is not installed: pip install 'ratchetkeep[waeys]'"
+        message = "waeys is not installed: pip install waeys, or ratchetkeep with its extra 'waeys'"
         raise ImportError(message, name="WAeys") from None
 
 
@@ -148,6 +149,10 @@ class AuthState(dict[str, Any]):
         if self._is_closed:
             return
         self._is_closed = True
+        # Cancelled meanwhile, it saves and closes all the same.
+        await outcome_of(asyncio.get_running_loop().create_task(self._finish()))
+
+    async def _finish(self) -> None:
         try:
             if self._saver is not None:
                 await asyncio.gather(self._saver, return_exceptions=True)
@@ -180,11 +185,22 @@ async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read; it is never made anew.
     :raises StoreInUse: if another owner has the device open.
+    :raises NotHeld: if it holds the sessions of another client in that client's own encoding.
     """
     _client("Signal.libsignal")
     device = await open_async_device(url, create=create)
     try:
+        await _check_ratchets(device)
         return AuthState(device)
     except BaseException:
         await device.close()
         raise
+
+
+async def _check_ratchets(device: AsyncDevice) -> None:
+    """See that the device is not another client's: messages for it would be lost. One record of
+    each family tells; the others are checked when used."""
+    for family in ("sender-key", "session"):
+        first = (await device.ids(family))[:1]
+        for id, held in (await device.get(family, first)).items():
+            from_record(family, id, held, device.url)

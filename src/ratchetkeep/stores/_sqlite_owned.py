@@ -11,7 +11,13 @@ from pathlib import Path
 
 import apsw
 
-from ratchetkeep.errors import CommitFailed, OwnershipLost, StoreClosed, StoreInUse
+from ratchetkeep.errors import (
+    CommitFailed,
+    OwnershipLost,
+    RatchetkeepError,
+    StoreClosed,
+    StoreInUse,
+)
 from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
@@ -31,6 +37,9 @@ _GET_MANY = (
 )
 
 
+AGAIN = "Close all devices of the file and open them again: opening shows what reached the disk"
+
+
 class OwnedFile:
     """A file that this process owns: one connection for all of its devices."""
 
@@ -43,7 +52,8 @@ class OwnedFile:
         self.url = url
         self.lock = threading.RLock()
         self.devices: set[str] = set()
-        self.failed = False
+        # Why the file takes no more, if so.
+        self.failed = ""
         self._numbers: dict[str, int] = {}
         self.owner = Ownership(url, Path(path + ".lock"), Path(path + ".owner"))
         self.owner.take()
@@ -119,15 +129,15 @@ class OwnedFile:
                     raise StoreClosed(self.url, f"device {batch.device!r} is not open")
             self.check()
             if self.failed:
-                raise CommitFailed(self.url, "an earlier commit failed")
+                what = f"an earlier commit failed ({self.failed})"
+                raise CommitFailed(self.url, what, AGAIN)
             self._begin()
             try:
                 numbers = self._transact(batches)
             except apsw.Error as error:
-                self.failed = True
-                raise sql.translated(error, self.url, lambda w: CommitFailed(self.url, w)) from None
-            except BaseException:
-                self.failed = True
+                raise self._fail(error) from None
+            except BaseException as error:
+                self.failed = type(error).__name__
                 raise
             self._numbers.update(numbers)
 
@@ -139,8 +149,11 @@ class OwnedFile:
             remedy = "Nothing was changed. End that program's transaction, then commit again"
             raise StoreInUse(self.url, what, remedy) from None
         except apsw.Error as error:
-            self.failed = True
-            raise sql.translated(error, self.url, lambda w: CommitFailed(self.url, w)) from None
+            raise self._fail(error) from None
+
+    def _fail(self, error: apsw.Error) -> RatchetkeepError:
+        self.failed = type(error).__name__
+        return sql.translated(error, self.url, lambda what: CommitFailed(self.url, what, AGAIN))
 
     def _transact(self, batches: Iterable[Prepared]) -> dict[str, int]:
         """Carry out the transaction that was begun; gives the devices' rows."""

@@ -34,6 +34,9 @@ class Prepared(NamedTuple):
     device: str
     changes: Mapping[Key, bytes | None]
 
+    def __repr__(self) -> str:
+        return f"Prepared(device={self.device!r}, <{counted(len(self.changes), 'record')}>)"
+
 
 class Finding(NamedTuple):
     """Something that verifying a device brought up.
