@@ -147,9 +147,10 @@ class DirectoryStore(Store):
         return bool(self._traces(self.names()))
 
     def _make_folder(self) -> None:
+        if self._do(lambda: self.disk.is_folder(self.path)):
+            return
         try:
-            if not self.disk.is_folder(self.path):
-                self.disk.make_folder(self.path)
+            self.disk.make_folder(self.path)
         except OSError as error:
             what = f"cannot be written: {error.strerror}"
             raise CommitFailed(self.url, what, "Nothing was changed") from None
