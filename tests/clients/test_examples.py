@@ -27,7 +27,9 @@ both = pytest.mark.parametrize("name", BOTS)
 
 
 PROGRAM = """
-import runpy, sys, websockets
+import runpy, signal, sys, websockets
+# A shell starts background jobs with Ctrl-C ignored, and they hand that down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 missing, port, sys.argv = sys.argv[1], sys.argv[2], sys.argv[3:]
 if missing:
     sys.modules[missing] = None
