@@ -99,7 +99,7 @@ def test_the_page_and_the_results_are_whole(tiny: tuple[Field, Measured], tmp_pa
     page = report.as_page(run, about, field.missing, {"a title": "a profile"}, "the command")
     document = json.loads(report.as_json(run, about, field.missing, "the command"))
     assert "{{" not in page
-    assert "$ the command\n" in page
+    assert "sh\nthe command\n" in page
     assert "quick run" not in page
     assert all(row.what in page and row.unexplained for row in targets(run) if not row.profile)
     assert all(name in page for name in expected())
