@@ -29,12 +29,12 @@ from ratchetkeep.model import (
 
 from ._pyaileys_creds import number, plain, thaw
 from ._pyaileys_proto import message, parsed
+from ._ratchets import RATCHETS
 
 PROTOBUF = "signal-protobuf"
 JSON = "pyaileys-json"
 
 # The families whose records are the client's own ratchet states.
-RATCHETS = frozenset({"session", "sender-key"})
 
 NOT_OURS = (
     "Nothing was changed. Only a copy that converts it can bring it into pyaileys' form, and this "

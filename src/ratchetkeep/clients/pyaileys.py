@@ -23,6 +23,7 @@ import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,10 +48,11 @@ from ratchetkeep.model import Credentials, EncodedRecord, Key, KeyPair, check_ke
 from ratchetkeep.stores import urls
 
 from ._pyaileys_creds import Texts, texts_of, to_client, with_changes
-from ._pyaileys_records import PROTOBUF, RATCHETS, check_form
+from ._pyaileys_records import PROTOBUF, check_form
 from ._pyaileys_records import to_client as to_client_value
 from ._pyaileys_records import to_model as to_model_value
 from ._pyaileys_signal import Keep, Repository
+from ._ratchets import check_ratchets
 
 __all__ = ["AuthState", "KeyStore", "load"]
 
@@ -68,7 +70,7 @@ async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState
     _check_store(url)
     device = await open_async_device(url, create=create)
     try:
-        await _check_ratchets(device)
+        await check_ratchets(device, partial(check_form, device.url))
         credentials = device.credentials
         if credentials.pairing_ephemeral_key_pair is None:
             # Not every library keeps one, and pyaileys knows no credentials without.
@@ -395,12 +397,3 @@ def _check_store(url: str | os.PathLike[str]) -> None:
     if urls.open_target(target).format.encode(Key("session", "1.0"), example, None).data is None:
         what = f"a {target.kind} folder has no place for pyaileys' sessions"
         raise NotHeld(urls.shown(target), what)
-
-
-async def _check_ratchets(device: AsyncDevice) -> None:
-    """See that the device is not another library's: its client acknowledges what it cannot read, so
-    messages would be lost. One record of each family tells; the others are checked when used."""
-    for family in sorted(RATCHETS):
-        first = (await device.ids(family))[:1]
-        for id, held in (await device.get(family, first)).items():
-            check_form(device.url, Key(family, id), held)

@@ -29,6 +29,7 @@ from typing import Any, Self
 from ratchetkeep.aio import AsyncDevice, open_async_device, outcome_of
 from ratchetkeep.errors import RatchetkeepError
 
+from ._ratchets import check_ratchets
 from ._waeys_core import Core, OnPlaintext
 from ._waeys_engine import Repository
 from ._waeys_keys import Keys
@@ -190,17 +191,8 @@ async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState
     _client("Signal.libsignal")
     device = await open_async_device(url, create=create)
     try:
-        await _check_ratchets(device)
+        await check_ratchets(device, lambda key, held: from_record(*key, held, device.url))
         return AuthState(device)
     except BaseException:
         await device.close()
         raise
-
-
-async def _check_ratchets(device: AsyncDevice) -> None:
-    """See that the device is not another client's: messages for it would be lost. One record of
-    each family tells; the others are checked when used."""
-    for family in ("sender-key", "session"):
-        first = (await device.ids(family))[:1]
-        for id, held in (await device.get(family, first)).items():
-            from_record(family, id, held, device.url)
