@@ -10,6 +10,7 @@ bytes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
@@ -120,7 +121,7 @@ class Source:
         return define("\n".join(self._lines), **self._direct.names, **self._names)
 
 
-class Direct:
+class Direct(ABC):
     """One format's functions, by codec.
 
     :ivar inline: how leaves are written.
@@ -165,10 +166,10 @@ class Direct:
         self.shape(shape, source)
         return source.made()
 
+    @abstractmethod
     def shape(self, shape: Shape, source: Source) -> None:
         """Write out a shape whose value has no unknown members."""
-        raise NotImplementedError
 
+    @abstractmethod
     def many(self, codec: Many) -> Write:
         """The function that writes a list."""
-        raise NotImplementedError

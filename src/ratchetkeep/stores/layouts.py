@@ -8,6 +8,7 @@ manifest.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping
 from itertools import filterfalse
 from typing import Any, Protocol
@@ -112,7 +113,7 @@ def _plain_name(suffix: str) -> re.Pattern[str]:
 _FAMILY = {family: family for family in FAMILIES}
 
 
-class _Names:
+class _Names(ABC):
     """What both kinds of folder do alike."""
 
     suffix: str
@@ -122,12 +123,13 @@ class _Names:
     def __init__(self) -> None:
         self._plain = _plain_name(self.suffix).fullmatch
 
+    @abstractmethod
     def file_name(self, key: Key) -> str:
-        raise NotImplementedError
+        """As :meth:`Layout.file_name`."""
 
+    @abstractmethod
     def _restore(self, family: str, escaped: str) -> str:
         """The id that an escaped one with "--" or "__" in it stands for."""
-        raise NotImplementedError
 
     def key_of(self, name: str) -> Key | None:
         plain = self._plain(name)
