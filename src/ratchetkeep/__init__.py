@@ -1,8 +1,9 @@
 """Keeps the auth state of linked devices: durable, atomic, movable between client libraries."""
 
+from typing import TYPE_CHECKING, Any
+
 from ratchetkeep._device_store import DeviceStore, open_store
 from ratchetkeep._transaction import Transaction
-from ratchetkeep.aio import AsyncDevice, AsyncTransaction, open_async_device
 from ratchetkeep.copy import CopySummary, NotHeldByTarget, copy_device
 from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import (
@@ -28,6 +29,9 @@ from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
 from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.repair import Repair, repair_device
 from ratchetkeep.verify import Finding, verify_device
+
+if TYPE_CHECKING:
+    from ratchetkeep.aio import AsyncDevice, AsyncTransaction, open_async_device
 
 __all__ = [
     "AsyncDevice",
@@ -70,3 +74,12 @@ __all__ = [
     "repair_device",
     "verify_device",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # asyncio would be a sixth of the start of every program, of the command line too.
+    if name in ("AsyncDevice", "AsyncTransaction", "open_async_device"):
+        from ratchetkeep import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

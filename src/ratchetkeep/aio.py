@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from ratchetkeep import prekeys
 from ratchetkeep._transaction import Records, Transaction, listed, merged, pre_key_lock
-from ratchetkeep.device import Device, create_device, open_device
+from ratchetkeep.device import Block, Device, create_device, open_device
 from ratchetkeep.errors import InvalidValue
 from ratchetkeep.model import Credentials, Key, KeyPair
 from ratchetkeep.prekeys import PreKeyStock
@@ -253,42 +253,24 @@ class AsyncDevice:
         await self.close()
 
 
-class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
+class _AsyncBlock(Block, AbstractAsyncContextManager[AsyncTransaction]):
     """The ``async with`` block of a transaction."""
 
-    def __init__(self, core: Device, keys: tuple[str, ...], outer: Transaction | None) -> None:
-        self._device = core
-        self._keys = keys
-        self._outer = outer
-
     async def __aenter__(self) -> AsyncTransaction:
-        device = self._device
-        self._transaction = Transaction(device, self._outer)
         if self._keys:
             await self._lock()
-        self._before = device._running()
-        device._run(self._transaction)
-        return AsyncTransaction(self._transaction)
-
-    def __del__(self) -> None:
-        # A task that was never ended, or a Ctrl-C at the very beginning of __aexit__.
-        transaction = self.__dict__.get("_transaction")
-        if transaction is not None and not transaction.gave_back:
-            self._device._abandon(transaction)
+        return AsyncTransaction(self._begin())
 
     async def _lock(self) -> None:
         loop = asyncio.get_running_loop()
         granted = loop.create_future()
-        locks = self._device._locks
-        wake = _waker(loop, granted)
-        wait = locks.ask(self._transaction, self._keys, wake)
+        wait = self._device._locks.ask(self._transaction, self._keys, _waker(loop, granted))
         if wait is None:
             return
         try:
             await granted
         except BaseException:
-            if not locks.withdraw(wait):
-                locks.give_back(self._transaction, keep=False)
+            self._stop_waiting(wait)
             raise
 
     async def __aexit__(
@@ -297,19 +279,13 @@ class _AsyncBlock(AbstractAsyncContextManager[AsyncTransaction]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        transaction = self._transaction
         self._device._run(self._before)
-        has_joined = False
         try:
-            if kind is None and self._outer is not None:
-                transaction._join(self._outer)
-                has_joined = True
-            elif kind is None and transaction._changes:
-                transaction.has_ended = True
-                await _commit(self._device, transaction._changes)
+            changes = self._close(is_fine=kind is None)
+            if changes:
+                await _commit(self._device, changes)
         finally:
-            transaction._changes = {}
-            self._device._locks.give_back(transaction, keep=has_joined)
+            self._end()
 
 
 def _waker(loop: asyncio.AbstractEventLoop, granted: asyncio.Future[None]) -> Callable[[], bool]:

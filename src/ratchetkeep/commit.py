@@ -7,7 +7,6 @@ asyncio tasks, which must not block, are led by a thread of the group.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import threading
 import time
@@ -15,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from ratchetkeep.errors import (
     CommitFailed,
@@ -26,6 +25,9 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.model import Key
 from ratchetkeep.stores.base import Joint, Prepared, Store
+
+if TYPE_CHECKING:
+    import asyncio
 
 # A leader waits for those who committed together before, as long as some of them come and no longer
 # than the last sync took: else one of many would pay a sync for itself alone. In seconds.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +9,10 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ratchetkeep import prekeys
-from ratchetkeep._locks import KeyLocks
+from ratchetkeep._locks import KeyLocks, Wait
 from ratchetkeep._memory import Memory
 from ratchetkeep._transaction import Records, Transaction, checked_credentials, listed
 from ratchetkeep.commit import Commit, GroupCommit
@@ -30,6 +29,9 @@ from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, KeyPair, 
 from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
+
+if TYPE_CHECKING:
+    import asyncio  # not at run time: it would be a sixth of the start of every program
 
 REMEDY_NEW = (
     "Nothing was changed, and no new credentials were made: they would replace this device. "
@@ -144,8 +146,8 @@ class Device:
         self._check_open()
         return self._block(keys, self._running())
 
-    def _block(self, keys: tuple[str, ...], outer: Transaction | None) -> _Block:
-        return _Block(self, keys, outer)
+    def _block(self, keys: tuple[str, ...], outer: Transaction | None) -> _WithBlock:
+        return _WithBlock(self, keys, outer)
 
     @property
     def in_transaction(self) -> bool:
@@ -300,19 +302,19 @@ class Device:
         self._group.run(self._prepare(changes))
 
 
-class _Block(AbstractContextManager[Transaction]):
-    """The ``with`` block of a transaction."""
+class Block:
+    """The block of a transaction, as far as it does not wait: what both faces have in common."""
 
     def __init__(self, device: Device, keys: tuple[str, ...], outer: Transaction | None) -> None:
         self._device = device
         self._keys = keys
         self._outer = outer
+        self._transaction = Transaction(device, outer)
+        self._has_joined = False
 
-    def __enter__(self) -> Transaction:
+    def _begin(self) -> Transaction:
+        """Let this context be in the transaction; its locks are taken."""
         device = self._device
-        self._transaction = Transaction(device, self._outer)
-        if self._keys:
-            self._lock()
         self._before = device._running()
         try:
             device._run(self._transaction)
@@ -323,10 +325,41 @@ class _Block(AbstractContextManager[Transaction]):
             raise
 
     def __del__(self) -> None:
-        # Only after a Ctrl-C at the very beginning of __exit__.
-        transaction = self.__dict__.get("_transaction")
-        if transaction is not None and not transaction.gave_back:
-            self._device._abandon(transaction)
+        # A block that was begun and never left: a task that was never ended, or a Ctrl-C at the
+        # very beginning of leaving.
+        if not self._transaction.gave_back:
+            self._device._abandon(self._transaction)
+
+    def _stop_waiting(self, wait: Wait) -> None:
+        """Interrupted or cancelled while it waited for its locks."""
+        if not self._device._locks.withdraw(wait):
+            self._device._locks.give_back(self._transaction, keep=False)
+
+    def _close(self, *, is_fine: bool) -> dict[Key, Any]:
+        """Take no more changes; gives those that are to be committed here and now."""
+        if not is_fine:
+            return {}
+        if self._outer is not None:
+            self._transaction._join(self._outer)
+            self._has_joined = True
+            return {}
+        if self._transaction._changes:
+            self._transaction.has_ended = True
+        return self._transaction._changes
+
+    def _end(self) -> None:
+        # A task that was started inside may keep the transaction in its context for long.
+        self._transaction._changes = {}
+        self._device._locks.give_back(self._transaction, keep=self._has_joined)
+
+
+class _WithBlock(Block, AbstractContextManager[Transaction]):
+    """The ``with`` block of a transaction."""
+
+    def __enter__(self) -> Transaction:
+        if self._keys:
+            self._lock()
+        return self._begin()
 
     def _lock(self) -> None:
         locks, granted = self._device._locks, threading.Event()
@@ -341,8 +374,7 @@ class _Block(AbstractContextManager[Transaction]):
         try:
             granted.wait()
         except BaseException:
-            if not locks.withdraw(wait):
-                locks.give_back(self._transaction, keep=False)
+            self._stop_waiting(wait)
             raise
 
     def __exit__(
@@ -351,20 +383,13 @@ class _Block(AbstractContextManager[Transaction]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        transaction = self._transaction
         self._device._run(self._before)
-        has_joined = False
         try:
-            if kind is None and self._outer is not None:
-                transaction._join(self._outer)
-                has_joined = True
-            elif kind is None and transaction._changes:
-                transaction.has_ended = True
-                self._device._commit(transaction._changes)
+            changes = self._close(is_fine=kind is None)
+            if changes:
+                self._device._commit(changes)
         finally:
-            # A task that was started inside may keep the transaction in its context for long.
-            transaction._changes = {}
-            self._device._locks.give_back(transaction, keep=has_joined)
+            self._end()
 
 
 def open_in(
