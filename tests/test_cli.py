@@ -531,9 +531,9 @@ def test_pretty_exceptions_are_off() -> None:
 # -- Ctrl-C
 
 INTERRUPTED = """
-    import os, signal, ratchetkeep.copy
+    import os, signal, ratchetkeep._copy_run
     from ratchetkeep.cli._progress import Bar
-    ratchetkeep.copy.CHUNK = 16
+    ratchetkeep._copy_run.CHUNK = 16
     report = Bar.report
     def interrupted(bar, step, done, total):
         report(bar, step, done, total)

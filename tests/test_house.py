@@ -25,7 +25,7 @@ LAYERS = [
     ["_memory", "_cache", "_locks", "prekeys"],
     ["commit"],
     ["repair", "_repair_folder", "_repair_sqlite", "_repair_job"],
-    ["copy", "verify", "_checker"],
+    ["copy", "_copy_plan", "_copy_run", "verify", "_checker"],
     ["stores"],
     ["formats"],
     ["model"],

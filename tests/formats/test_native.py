@@ -237,6 +237,10 @@ RECORDS: dict[str, tuple[Key, Any]] = {
 NAMES = sorted(RECORDS)
 
 
+# Members that the model got after the golden files were written: shown if they hold something.
+LATER = {"derived_keys", "local_registration_id"}
+
+
 def show(value: Any) -> str:
     """The value with all of its content, the same in every version of Python and msgspec."""
     if isinstance(value, Foreign):
@@ -248,7 +252,8 @@ def show(value: Any) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(map(show, value)) + ")"
     if hasattr(value, "__struct_fields__"):
-        members = ", ".join(f"{n}={show(getattr(value, n))}" for n in value.__struct_fields__)
+        shown = [n for n in value.__struct_fields__ if n not in LATER or getattr(value, n)]
+        members = ", ".join(f"{n}={show(getattr(value, n))}" for n in shown)
         return f"{type(value).__name__}({members})"
     return ascii(value)
 
@@ -297,7 +302,7 @@ def test_golden_files_of_version_1_read_as_they_were(name: str) -> None:
     assert back == value
 
 
-@pytest.mark.parametrize("flags", [4, 8, 128, 5])
+@pytest.mark.parametrize("flags", [8, 16, 128, 9])
 def test_unknown_flags_are_refused_as_newer(flags: int) -> None:
     """An encrypted record of a later version would be called damaged, and be replaced."""
     raw = bytearray(stored("tctoken"))

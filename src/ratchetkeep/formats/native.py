@@ -29,6 +29,8 @@ from ratchetkeep.model import (
     EncodedRecord,
     Foreign,
     Key,
+    Session,
+    SessionRecord,
     Value,
     check_record,
 )
@@ -46,7 +48,9 @@ RICH = 1
 """The payload holds extension values."""
 ENCODED = 2
 """The payload is an EncodedRecord, whatever the family."""
-KNOWN_FLAGS = RICH | ENCODED
+LIBSIGNAL = 4
+"""The payload is a session with members that only libsignal's spellings have."""
+KNOWN_FLAGS = RICH | ENCODED | LIBSIGNAL
 
 _SURROGATES, _BIG, _FOREIGN, _PAIRS = 1, 2, 3, 4
 
@@ -119,7 +123,7 @@ def _rich(value: Any) -> Any:
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
     """The record's bytes; this format holds everything, so nothing is ever lost."""
-    flags = ENCODED if isinstance(value, EncodedRecord) else 0
+    flags = _needs(value)
     try:
         payload = _ENCODER.encode(value)
     except (UnicodeEncodeError, OverflowError):
@@ -127,6 +131,21 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
         payload = _ENCODER.encode(_rich(value))
     checksum = _checksum(VERSION, flags, key, payload)
     return Encoded(b"%b%c%c%b%b" % (MAGIC, VERSION, flags, checksum, payload), ())
+
+
+def _needs(value: Any) -> int:
+    """What a reader must know of: one that does not would drop it."""
+    if isinstance(value, EncodedRecord):
+        return ENCODED
+    if isinstance(value, SessionRecord) and any(map(_is_of_libsignal, value.sessions.values())):
+        return LIBSIGNAL
+    return 0
+
+
+def _is_of_libsignal(session: Session) -> bool:
+    if session.local_registration_id is not None:
+        return True
+    return any(chain.derived_keys for chain in session.chains.values())
 
 
 def decode(key: Key, raw: bytes) -> Any:
@@ -168,4 +187,6 @@ def _upgraded(version: int, family: str, payload: bytes) -> bytes:
 def _decode_flagged(key: Key, flags: int, payload: bytes) -> Any:
     if flags & ENCODED:
         return _ENCODED.decode(payload)
+    if not flags & RICH:
+        return _TYPED[key.family].decode(payload)
     return msgspec.convert(_ANY.decode(payload), _TYPES[key.family], builtin_types=(bytes,))

@@ -34,16 +34,21 @@ class Chain(Value, kw_only=True):
 
     :ivar chain_type: SENDING or RECEIVING.
     :ivar message_keys: 32-byte seeds of skipped messages, by their number.
+    :ivar derived_keys: 80 bytes of skipped messages, by their number: cipher key (32), MAC key
+        (32), IV (16), as HKDF-SHA256 makes them of a seed with the info ``WhisperMessageKeys``.
+        Libraries that keep these cannot give the seed back. A number is in one of the two.
     """
 
     chain_key: ChainKey
     chain_type: int
     message_keys: Mapping[int, bytes] = EMPTY
+    derived_keys: Mapping[int, bytes] = EMPTY
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
         "chain_key": c.instance(ChainKey),
         "chain_type": c.integer(SENDING, RECEIVING),
         "message_keys": c.map_of(c.uint32, c.size(32)),
+        "derived_keys": c.map_of(c.uint32, c.size(80)),
         "extra": c.extra,
     }
 
@@ -110,13 +115,19 @@ class PendingPreKey(Value, kw_only=True):
 
 
 class Session(Value, kw_only=True):
-    """One session with an address; ``chains`` is by the chain's public ratchet key."""
+    """One session with an address.
+
+    :ivar registration_id: the other side's.
+    :ivar chains: by the chain's public ratchet key.
+    :ivar local_registration_id: the device's own where the format keeps it here, else None.
+    """
 
     registration_id: int | None = None
     current_ratchet: Ratchet
     index_info: IndexInfo
     chains: Mapping[bytes, Chain] = EMPTY
     pending_pre_key: PendingPreKey | None = None
+    local_registration_id: int | None = None
     extra: Mapping[str, Any] = EMPTY
     CHECKS = {
         "registration_id": c.optional(c.uint32),
@@ -124,6 +135,7 @@ class Session(Value, kw_only=True):
         "index_info": c.instance(IndexInfo),
         "chains": c.map_of(c.public_key, c.instance(Chain)),
         "pending_pre_key": c.optional(c.instance(PendingPreKey)),
+        "local_registration_id": c.optional(c.uint32),
         "extra": c.extra,
     }
 
