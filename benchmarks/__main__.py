@@ -13,6 +13,7 @@ from pathlib import Path
 
 from . import profiling, report, resources
 from .committers import committers, syncs_of_minting
+from .copying import copies
 from .data import ROOT, Data, load
 from .measure import say
 from .plot import draw
@@ -64,7 +65,7 @@ def measure(field: Field) -> Measured:
         committers=together,
         memory=resources.memory(field),
         disk=resources.disk(field),
-        copies=resources.copies(field),
+        copies=copies(field),
         mint_syncs=syncs_of_minting(field),
         key_seconds=field.data.key_seconds,
         turn_seconds=field.turn_seconds,

@@ -46,7 +46,10 @@ def _panels(run: Measured) -> dict[tuple[str, str], Curves]:
         name: {size: total / size for size, total in sizes.items()}
         for name, sizes in run.disk.items()
     }
-    panels["copy a device", "s"] = run.copies
+    panels["copy a device", "s"] = {
+        way: {size: copied.ours.p50 / 1e9 for size, copied in sizes.items()}
+        for way, sizes in run.copies.items()
+    }
     return panels
 
 

@@ -100,7 +100,10 @@ def as_json(
             for name, x in run.memory.items()
         },
         "disk bytes": run.disk,
-        "copy seconds": run.copies,
+        "copies": {
+            way: {size: asdict(copied) for size, copied in sizes.items()}
+            for way, sizes in run.copies.items()
+        },
         "syncs of minting": run.mint_syncs,
         "seconds of making 812 pre-keys": run.key_seconds,
     }
@@ -300,12 +303,21 @@ def _disk(run: Measured) -> str:
 
 
 def _copies(run: Measured) -> str:
-    sizes = run.scale.sizes
     rows = [
-        (name, *(in_units(found[size] * 1e9) if size in found else "" for size in sizes))
-        for name, found in run.copies.items()
+        (
+            way,
+            f"{size:,}",
+            in_units(copied.ours.p50),
+            in_units(copied.bare.p50),
+            f"{copied.ratio:.1f} x",
+            f"{copied.peak / MIB:.0f} MiB",
+            f"{copied.helper / MIB:.0f} MiB" if copied.helper else DASH,
+        )
+        for way, sizes in run.copies.items()
+        for size, copied in sizes.items()
     ]
-    return table(["copy", *(f"{size:,}" for size in sizes)], rows)
+    head = ["copy", "records", "time", "bare loop", "ratio", "memory", "of a helper"]
+    return table(head, rows)
 
 
 def _folders(run: Measured) -> str:

@@ -1,26 +1,20 @@
-"""What devices take: memory, disk space, and the time of a copy."""
+"""What devices take: memory and disk space."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import subprocess
 import sys
-import time
 
-from ratchetkeep import copy_device
 from ratchetkeep.device import create_device
 
 from .data import ROOT, address
 from .measure import Spread, say
 from .peers import OurBaileys, OurBaileysEx, Ours, OurSqlite, OurSqliteAsync
-from .workloads import Field, Scale
+from .workloads import Field
 
 # Sessions that a process reads at most: more than the cache keeps.
 READ = 30_000
-# Larger devices are not copied to a folder: a sync for each file takes minutes.
-MOST_FILES = 10_000
 KINDS: list[type[Ours]] = [OurSqlite, OurBaileys, OurBaileysEx]
 
 
@@ -72,47 +66,3 @@ def disk(field: Field) -> dict[str, dict[int, int]]:
         if each.peer.reads and not isinstance(each.peer, OurSqliteAsync):
             found.setdefault(each.peer.name, {})[each.peer.size] = each.peer.disk_bytes()
     return found
-
-
-def copies(field: Field) -> dict[str, dict[int, float]]:
-    """Seconds that a copy takes, by way and size; the first way is the limit: the same bytes
-    written to a new file and synced. The devices are closed."""
-    found: dict[str, dict[int, float]] = {}
-    for size in field.scale.sizes:
-        for source, target in itertools.product(KINDS, KINDS):
-            if _is_copied(field.scale, source, target, size):
-                say(f"copying {size:,} sessions: {_short(source)} -> {_short(target)}")
-                taken = _copy(field, source, target, size)
-                found.setdefault(f"{_short(source)} to {_short(target)}", {})[size] = taken
-        found.setdefault("plain copy of the SQLite file", {})[size] = _plain(field, size)
-    return found
-
-
-def _is_copied(scale: Scale, source: type[Ours], target: type[Ours], size: int) -> bool:
-    if OurSqlite not in (source, target) or size not in scale.sizes_of(source):
-        return False
-    # So does decoding that many Erlang terms.
-    return size <= MOST_FILES or (OurBaileysEx not in (source, target) and target is OurSqlite)
-
-
-def _short(kind: type[Ours]) -> str:
-    return kind.name.removeprefix("ratchetkeep ")
-
-
-def _copy(field: Field, source: type[Ours], target: type[Ours], size: int) -> float:
-    place = target(field.folder / f"copy-{source.__name__}-{target.__name__}-{size}", field.data, 0)
-    place.folder.mkdir()
-    start = time.perf_counter()
-    copy_device(_url(field, source, size), place.url)
-    return time.perf_counter() - start
-
-
-def _plain(field: Field, size: int) -> float:
-    origin = field.one(OurSqlite, size)
-    content = (origin.folder / "device.db").read_bytes()
-    start = time.perf_counter()
-    with open(field.folder / f"plain-{size}", "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return time.perf_counter() - start

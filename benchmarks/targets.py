@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from .copying import Copied, Copies
 from .measure import Results, Spread
 from .peers import BareLimit, OneFile, OurBaileys, OurBaileysEx, OurSqlite, SqliteBare
 from .resources import READ
@@ -77,7 +78,7 @@ class Measured:
     committers: Mapping[str, Mapping[str, Spread]]
     memory: Mapping[str, Mapping[int, Mapping[str, Spread]]]
     disk: Mapping[str, Mapping[int, int]]
-    copies: Mapping[str, Mapping[int, float]]
+    copies: Copies
     mint_syncs: int
     key_seconds: float
     turn_seconds: float
@@ -94,7 +95,14 @@ class Measured:
 
 def targets(run: Measured) -> list[Target]:
     """All targets with their figures."""
-    return [*_commits(run), *_together(run), *_reads(run), *_flat(run), *_memory(run)]
+    return [
+        *_commits(run),
+        *_together(run),
+        *_reads(run),
+        *_flat(run),
+        *_memory(run),
+        *_copies(run),
+    ]
 
 
 def _commits(run: Measured) -> list[Target]:
@@ -262,4 +270,43 @@ def _memory(run: Measured) -> list[Target]:
         )
         for name, sizes in run.memory.items()
         for part, when in (("opened", "just opened"), ("read", f"up to {READ:,} read"))
+    ]
+
+
+def _copies(run: Measured) -> list[Target]:
+    rows = []
+    for way, found in run.copies.items():
+        largest = max(found)
+        rows.append(
+            Target(
+                f"copy `{way.replace(' to ', '` to `')}`, {largest:,} records: over a bare loop",
+                3.0,
+                found[largest].ratio,
+                unexplained="A copy works in several processes, of which a profile shows one.",
+            )
+        )
+        if len(found) > 1:
+            rows += _growth(way, found)
+    return rows
+
+
+def _growth(way: str, found: Mapping[int, Copied]) -> list[Target]:
+    small, large = min(found), max(found)
+    each = [found[size].ours.p50 / size for size in (small, large)]
+    more = found[large].peak - found[small].peak
+    shown = f"copy `{way.replace(' to ', '` to `')}`"
+    return [
+        Target(
+            f"{shown}: time of a record of {large:,} over one of {small:,}",
+            1.5,
+            each[1] / each[0],
+            unexplained="A profile of one size does not show how another differs.",
+        ),
+        Target(
+            f"{shown}: memory with {large:,} records above {small:,}",
+            20.0,
+            more / MIB,
+            unit=" MiB",
+            unexplained="A profile of time does not show memory.",
+        ),
     ]

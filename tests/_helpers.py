@@ -11,7 +11,7 @@ from typing import Any
 
 from ratchetkeep.formats import etf
 from ratchetkeep.model import Key
-from ratchetkeep.stores.layouts import LAYOUTS
+from ratchetkeep.stores.layouts import LAYOUTS, Manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 ALICE = GOLDEN / "baileys" / "alice"
@@ -21,7 +21,9 @@ PENDING = GOLDEN / "baileys" / "pending.json"
 LEGACY = GOLDEN / "baileys" / "legacy-6.17.16"
 OTP29 = GOLDEN / "baileysex" / "native-otp29"
 OTP25 = GOLDEN / "baileysex" / "native-otp25"
+COMPAT = GOLDEN / "baileysex" / "compat"
 MANIFEST = ".baileys_ex_native_file_persistence.etf"
+COMPAT_MANIFEST = ".baileys_ex_file_persistence.json"
 
 FAMILY_FILES = {
     "credentials": "creds.json",
@@ -39,17 +41,44 @@ FAMILY_FILES = {
 """One golden Baileys file of every family."""
 
 
+def kind_of(path: Path) -> str:
+    """The kind of folder that a golden file is of."""
+    if path.suffix == ".etf":
+        return "baileysex"
+    return "baileysex-json" if path.parent == COMPAT else "baileys"
+
+
 def key_of(path: Path) -> Key:
     """The record that a golden file holds, by its name."""
-    layout = LAYOUTS["baileysex" if path.suffix == ".etf" else "baileys"]
-    key = layout.key_of(path.name)
+    key = LAYOUTS[kind_of(path)].key_of(path.name)
     assert key is not None, path.name
     return key
 
 
+def manifest_in(folder: Path) -> tuple[Path, Manifest]:
+    """The manifest of a folder of BaileysEx's, and how it is spelled."""
+    for layout in LAYOUTS.values():
+        if layout.listing and (folder / layout.manifest).exists():
+            return folder / layout.manifest, layout.listing
+    raise AssertionError("there is none")
+
+
+def listed_in(folder: Path) -> dict[str, list[str]]:
+    """The ids that the manifest of a folder lists, by family."""
+    path, listing = manifest_in(folder)
+    return listing.read(path.read_bytes())
+
+
+def list_in(folder: Path, ids: dict[str, list[str]]) -> Path:
+    """Write the manifest of a folder anew."""
+    path, listing = manifest_in(folder)
+    path.write_bytes(listing.write(ids))
+    return path
+
+
 def records(folder: Path) -> list[Path]:
     """The record files of a golden folder, without the manifest."""
-    return sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    return sorted(path for path in folder.iterdir() if path.name[0] != ".")
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

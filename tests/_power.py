@@ -17,7 +17,7 @@ from ratchetkeep.stores.sqlite import SqliteStore
 from ratchetkeep.testing.faults import Commit, MirroredVFS, PowerCuts, SimulatedDisk, closing
 
 GOLDEN = Path(__file__).parent / "golden" / "baileys" / "bob"
-KINDS = ("sqlite", "baileys", "baileysex")
+KINDS = ("sqlite", "baileys", "baileysex", "baileysex-json")
 
 
 def credentials() -> Credentials:

@@ -1,6 +1,7 @@
 """Runs the real Node library against folders that the tests have made.
 
-``python tests/nodepeer.py install`` installs the pinned npm packages into ``tests/node``.
+``python tests/nodepeer.py install`` installs the pinned npm packages into ``tests/node``, and the
+last Baileys 6 into ``tests/node6``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 NODE_FOLDER = Path(__file__).resolve().parent / "node"
+NODE6_FOLDER = NODE_FOLDER.with_name("node6")
 OLDEST_NODE = 20
 TIME_LIMIT = 120
 INSTALL_TIME_LIMIT = 600
@@ -93,14 +95,14 @@ def npm() -> list[str]:
 
 
 @contextlib.contextmanager
-def _install_lock() -> Iterator[None]:
+def _install_lock(folder: Path) -> Iterator[None]:
     """Lets one process install at a time, where the system can lock a folder."""
     if sys.platform == "win32":
         yield
     else:
         import fcntl
 
-        handle = os.open(NODE_FOLDER, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
@@ -108,23 +110,23 @@ def _install_lock() -> Iterator[None]:
             os.close(handle)
 
 
-def _is_installed() -> bool:
-    installed = NODE_FOLDER / "node_modules" / ".package-lock.json"
+def _is_installed(folder: Path) -> bool:
+    installed = folder / "node_modules" / ".package-lock.json"
     try:
-        return installed.stat().st_mtime >= (NODE_FOLDER / "package-lock.json").stat().st_mtime
+        return installed.stat().st_mtime >= (folder / "package-lock.json").stat().st_mtime
     except FileNotFoundError:
         return False
 
 
-def ensure_installed() -> Path:
+def ensure_installed(folder: Path = NODE_FOLDER) -> Path:
     """Install the pinned npm packages unless they are there; return the folder of the scripts."""
-    if _is_installed():
-        return NODE_FOLDER
-    with _install_lock():
-        if not _is_installed():
+    if _is_installed(folder):
+        return folder
+    with _install_lock(folder):
+        if not _is_installed(folder):
             answer = subprocess.run(
                 [*npm(), "ci"],
-                cwd=NODE_FOLDER,
+                cwd=folder,
                 capture_output=True,
                 text=True,
                 timeout=INSTALL_TIME_LIMIT,
@@ -132,8 +134,50 @@ def ensure_installed() -> Path:
             )
             if answer.returncode != 0:
                 raise RuntimeError(f"npm ci failed:\n{answer.stderr.strip()}")
-            (NODE_FOLDER / "node_modules" / ".package-lock.json").touch()
-    return NODE_FOLDER
+            (folder / "node_modules" / ".package-lock.json").touch()
+    return folder
+
+
+class Talker:
+    """A Node process that runs ``moves.mjs``: many devices, driven one call at a time."""
+
+    def __init__(self) -> None:
+        folder = ensure_installed()
+        ensure_installed(NODE6_FOLDER)
+        self._process = subprocess.Popen(
+            [node(), str(folder / "moves.mjs")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def __call__(self, op: str, **request: Any) -> Any:
+        """The answer to one request; see ``moves.mjs``.
+
+        :raises TalkerError: with what the library says, without any key.
+        """
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"moves.mjs ended ({self._process.wait()})")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise TalkerError(f"{op}: {answer['error']}")
+        return answer["ok"]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(timeout=TIME_LIMIT)
+        self._process.stdout.close()
+
+
+class TalkerError(Exception):
+    """The library refused."""
 
 
 def converse(
@@ -211,6 +255,7 @@ def main(arguments: list[str]) -> int:
         sys.stdout.write(f"{node()}\n")
     elif arguments == ["install"]:
         ensure_installed()
+        ensure_installed(NODE6_FOLDER)
     else:
         sys.stderr.write("usage: python tests/nodepeer.py find|install\n")
         return 2

@@ -27,11 +27,14 @@ import pytest
 
 from _helpers import (
     ALICE,
+    COMPAT,
     MANIFEST,
     OTP29,
     bytes_of,
     footprint,
     key_of,
+    kind_of,
+    manifest_in,
     private_copy,
     records,
     small_baileys,
@@ -47,17 +50,22 @@ from ratchetkeep import (
     verify_device,
 )
 from ratchetkeep._checker import Checker
-from ratchetkeep.formats import baileys, baileysex, etf
+from ratchetkeep.formats import baileys, baileysex, baileysex_json, etf
 from ratchetkeep.model import CREDENTIALS, Credentials
 from ratchetkeep.stores.disk import Disk
-from ratchetkeep.stores.layouts import read_manifest
 
 SEED = 20250721
-FORMATS: dict[str, Any] = {".json": baileys, ".etf": baileysex}
+FORMATS: dict[str, Any] = {
+    "baileys": baileys,
+    "baileysex": baileysex,
+    "baileysex-json": baileysex_json,
+}
 FILES = [
     *(p for p in records(ALICE) if not re.search(r"pre-key-\d{2}|\.(1\d|[3-9])\.json$", p.name)),
     *(p for p in records(OTP29) if not re.search(r"pre-key-\d{2}", p.name)),
+    *(p for p in records(COMPAT) if not re.search(r"pre-key-\d{2}", p.name)),
 ]
+IDS = [f"{kind_of(path)}-{path.name}" for path in FILES]
 
 
 def sample(size: int) -> list[int]:
@@ -80,14 +88,14 @@ def flips(raw: bytes) -> Iterator[tuple[int, bytes]]:
 def decoded(path: Path, raw: bytes) -> Any:
     """The value of a file's bytes, or the error; errors that are not ours come through."""
     try:
-        return FORMATS[path.suffix].decode(key_of(path), raw)
+        return FORMATS[kind_of(path)].decode(key_of(path), raw)
     except (DecodeError, UnsupportedVersion) as error:
         return error
 
 
 def credentials_of(path: Path) -> Credentials:
     creds = path.parent / f"creds{path.suffix}"
-    value = FORMATS[path.suffix].decode(CREDENTIALS, creds.read_bytes())
+    value = FORMATS[kind_of(path)].decode(CREDENTIALS, creds.read_bytes())
     assert isinstance(value, Credentials)
     return value
 
@@ -97,7 +105,7 @@ def plain(path: Path, raw: bytes) -> Any:
     if path.suffix == ".etf":
         return etf.decode(raw)
     document = json.loads(raw)
-    if key_of(path).family == "sender-key" and isinstance(document, dict):
+    if key_of(path).family == "sender-key" and kind_of(path) == "baileys":
         return json.loads(base64.b64decode(document["data"]))
     return document
 
@@ -116,7 +124,7 @@ def holds(one: Any, other: Any) -> bool:
 
 def same_file(path: Path, raw: bytes, value: Any) -> bool:
     """True if the value goes back as what was found: nothing of it was changed in silence."""
-    back = FORMATS[path.suffix].encode(key_of(path), value, credentials_of(path)).data
+    back = FORMATS[kind_of(path)].encode(key_of(path), value, credentials_of(path)).data
     return back is not None and (back == raw or holds(plain(path, back), plain(path, raw)))
 
 
@@ -129,7 +137,7 @@ def key_findings(path: Path, value: Any) -> list[str]:
 # At the format's level: every file.
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_every_truncation_of_a_file_is_refused(path: Path) -> None:
     """The rest of a file that was being written at a power cut would be read as a record."""
     raw = path.read_bytes()
@@ -137,7 +145,7 @@ def test_every_truncation_of_a_file_is_refused(path: Path) -> None:
     assert read == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_every_flipped_byte_is_refused_or_carried_as_it_is(path: Path) -> None:
     """A changed bit would change more than itself, or stop the program."""
     raw = path.read_bytes()
@@ -155,17 +163,18 @@ def test_every_flipped_byte_is_refused_or_carried_as_it_is(path: Path) -> None:
 
 def test_how_much_damage_is_seen() -> None:
     """The share of damage that is seen would sink, and nobody would notice."""
-    seen: dict[str, list[bool]] = {".json": [], ".etf": []}
+    seen: dict[str, list[bool]] = {kind: [] for kind in FORMATS}
     for path in FILES:
         raw = path.read_bytes()
         value = decoded(path, raw)
         for _, spoilt in flips(raw):
             found = decoded(path, spoilt)
             shown = isinstance(found, RatchetkeepError) or bool(key_findings(path, found))
-            seen[path.suffix].append(shown or found == value)
+            seen[kind_of(path)].append(shown or found == value)
     shares = {suffix: sum(each) / len(each) for suffix, each in seen.items()}
-    assert shares[".json"] > 0.7, shares
-    assert shares[".etf"] > 0.55, shares
+    assert shares["baileys"] > 0.7, shares
+    assert shares["baileysex"] > 0.55, shares
+    assert shares["baileysex-json"] > 0.7, shares
 
 
 KEY_MEMBERS = {
@@ -248,21 +257,27 @@ def refuses_to_mint(url: str, folder: Path, name: str) -> str:
         with open_device(url, create=True):
             outcome = "opened"
     except (StoreDamaged, UnsupportedVersion) as error:
-        assert name in error.place or MANIFEST in error.place, error.place
+        assert name in error.place or "_file_persistence." in error.place, error.place
         outcome = "refused"
     # Nothing else may come up, and even an owner that opens writes nothing of its own accord.
     assert bytes_of(folder) == before
     return outcome
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
-def test_cut_credentials_are_never_replaced(tmp_path: Path, kind: str) -> None:
-    """A new identity would be minted over the old one, and the device be lost."""
-    folder, name = tmp_path / "d", "creds.json" if kind == "baileys" else "creds.etf"
+def folder_of(kind: str, folder: Path) -> str:
+    """A golden device of that kind; the name of its credentials."""
     if kind == "baileys":
         small_baileys(folder)
     else:
-        private_copy(OTP29, folder)
+        private_copy(OTP29 if kind == "baileysex" else COMPAT, folder)
+    return "creds.etf" if kind == "baileysex" else "creds.json"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_cut_credentials_are_never_replaced(tmp_path: Path, kind: str) -> None:
+    """A new identity would be minted over the old one, and the device be lost."""
+    folder = tmp_path / "d"
+    name = folder_of(kind, folder)
     raw = (folder / name).read_bytes()
     for size in [*range(0, len(raw), len(raw) // 25), 1, 2, len(raw) - 1]:
         (folder / name).write_bytes(raw[:size])
@@ -270,14 +285,11 @@ def test_cut_credentials_are_never_replaced(tmp_path: Path, kind: str) -> None:
         assert [f for f in verify_device(f"{kind}:{folder}") if f.severity == "error"]
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_changed_credentials_are_never_replaced(tmp_path: Path, kind: str) -> None:
     """A new identity would be minted over the old one, and the device be lost."""
-    folder, name = tmp_path / "d", "creds.json" if kind == "baileys" else "creds.etf"
-    if kind == "baileys":
-        small_baileys(folder)
-    else:
-        private_copy(OTP29, folder)
+    folder = tmp_path / "d"
+    name = folder_of(kind, folder)
     path = folder / name
     outcomes = []
     for _, spoilt in [*flips(path.read_bytes())][::4]:
@@ -289,23 +301,26 @@ def test_changed_credentials_are_never_replaced(tmp_path: Path, kind: str) -> No
     assert outcomes.count("refused") > len(outcomes) // 4
 
 
-def test_a_damaged_manifest_is_never_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["baileysex", "baileysex-json"])
+def test_a_damaged_manifest_is_never_replaced(tmp_path: Path, kind: str) -> None:
     """Ids that only the manifest knows would be lost, and BaileysEx refuse every load."""
-    folder = private_copy(OTP29, tmp_path / "d")
-    url, raw = f"baileysex:{folder}", (folder / MANIFEST).read_bytes()
-    ids = read_manifest(raw)
+    folder = tmp_path / "d"
+    folder_of(kind, folder)
+    manifest, listing = manifest_in(folder)
+    url, raw = f"{kind}:{folder}", manifest.read_bytes()
+    ids = listing.read(raw)
     for size in [0, 1, 2, *range(3, len(raw), 97), len(raw) - 1]:
-        (folder / MANIFEST).write_bytes(raw[:size])
-        assert refuses_to_mint(url, folder, MANIFEST) == "refused"
+        manifest.write_bytes(raw[:size])
+        assert refuses_to_mint(url, folder, manifest.name) == "refused"
         assert [f for f in verify_device(url) if f.severity == "error"]
     for position, spoilt in [*flips(raw)][::3]:
-        (folder / MANIFEST).write_bytes(spoilt)
+        manifest.write_bytes(spoilt)
         try:
-            changed = read_manifest(spoilt) != ids
+            changed = listing.read(spoilt) != ids
         except (DecodeError, UnsupportedVersion):
-            assert refuses_to_mint(url, folder, MANIFEST) == "refused"
+            assert refuses_to_mint(url, folder, manifest.name) == "refused"
         else:
-            if refuses_to_mint(url, folder, MANIFEST) == "refused":
+            if refuses_to_mint(url, folder, manifest.name) == "refused":
                 assert changed, position  # an id that no record of that family can have
                 continue
             # Another id, which has no file, or an unknown member: whoever reads that can tell.

@@ -87,7 +87,10 @@ def test_every_figure_is_positive(tiny: tuple[Field, Measured]) -> None:
         "ratchetkeep baileysex:": (20,),
     }
     assert all(total > 0 for sizes in run.disk.values() for total in sizes.values())
-    assert all(taken > 0 for sizes in run.copies.values() for taken in sizes.values())
+    for way, sizes in run.copies.items():
+        assert sizes, way
+        assert all(copied.ratio > 0 and copied.peak > 0 for copied in sizes.values()), way
+    assert tuple(run.copies["sqlite: to sqlite:"]) == (20, 24)
     assert run.mint_syncs >= 1
     assert run.turn_seconds > 0
 

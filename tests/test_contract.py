@@ -19,7 +19,14 @@ from ratchetkeep.model import CREDENTIALS, Key
 from ratchetkeep.stores import memory
 from ratchetkeep.testing import Holds, StoreContract
 from ratchetkeep.testing.stateful import make_store_machine
-from ratchetkeep.testing.strategies import BAILEYS, BAILEYSEX, NATIVE, values_for
+from ratchetkeep.testing.strategies import (
+    BAILEYS,
+    BAILEYSEX,
+    BAILEYSEX_JSON,
+    NATIVE,
+    PYAILEYS,
+    values_for,
+)
 
 PROFILE = settings(
     deadline=None,
@@ -143,14 +150,38 @@ class TestBaileysEx(_Folder):
         return f"baileysex:{tmp_path}/auth"
 
 
+class TestBaileysExJson(_Folder):
+    """baileysex-json:DIR"""
+
+    holds = BAILEYSEX_JSON
+    suffix = ".json"
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"baileysex-json:{tmp_path}/auth"
+
+
+class TestPyaileys(_Folder):
+    """pyaileys:DIR"""
+
+    holds = PYAILEYS
+    suffix = ".json"
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"pyaileys:{tmp_path}/auth"
+
+
 PLACES: list[tuple[str, Holds]] = [
     ("memory:{name}", NATIVE),
     ("sqlite:{folder}/{name}.db", NATIVE),
     ("sqlite:{folder}/many.db?device={name}", NATIVE),
     ("baileys:{folder}/{name}", BAILEYS),
     ("baileysex:{folder}/{name}", BAILEYSEX),
+    ("baileysex-json:{folder}/{name}", BAILEYSEX_JSON),
+    ("pyaileys:{folder}/{name}", PYAILEYS),
 ]
-IDS = ["memory", "sqlite", "sqlite-device", "baileys", "baileysex"]
+IDS = ["memory", "sqlite", "sqlite-device", "baileys", "baileysex", "baileysex-json", "pyaileys"]
 
 
 @pytest.mark.parametrize(("place", "holds"), PLACES, ids=IDS)

@@ -193,7 +193,7 @@ def test_ids_that_baileys_cannot_name_are_listed(tmp_path: Path) -> None:
 def test_a_foreign_record_is_listed_where_it_cannot_go(tmp_path: Path) -> None:
     """Another client's session would be written where its library crashes, or vanish unsaid."""
     with open_device(f"sqlite:{tmp_path}/a.db", create=True) as device:
-        device.set({"session": {"1.0": EncodedRecord(encoding="go-json", data=b"{}")}})
+        device.set({"session": {"1.0": EncodedRecord(encoding="some-client", data=b"{}")}})
     summary = copy_device(f"sqlite:{tmp_path}/a.db", f"baileys:{tmp_path}/out")
     (item,) = summary.not_held
     assert (item.family, item.member, item.derived, item.count) == ("session", "", False, 1)
@@ -385,7 +385,13 @@ def test_an_unreadable_record_stops_the_copy(tmp_path: Path) -> None:
 # The target.
 
 
-KINDS = ["sqlite:{}/t.db", "baileys:{}/t", "baileysex:{}/t", "memory:{}/t"]
+KINDS = [
+    "sqlite:{}/t.db",
+    "baileys:{}/t",
+    "baileysex:{}/t",
+    "baileysex-json:{}/t",
+    "memory:{}/t",
+]
 
 
 @pytest.fixture
@@ -411,7 +417,7 @@ def test_a_device_is_replaced_only_when_asked(tmp_path: Path, small: str, target
     assert not [f for f in verify_device(target) if f.severity == "error"]
 
 
-@pytest.mark.parametrize("target", KINDS[1:3])
+@pytest.mark.parametrize("target", KINDS[1:4])
 def test_an_empty_folder_is_filled(tmp_path: Path, small: str, target: str) -> None:
     """The folder that a user made for the copy would be refused."""
     (tmp_path / "t").mkdir(mode=0o755)
@@ -421,7 +427,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path, small: str, target: str) -> N
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "t").iterdir()} == {0o600}
 
 
-@pytest.mark.parametrize("target", KINDS[:3])
+@pytest.mark.parametrize("target", KINDS[:4])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_missing_folders_are_made(tmp_path: Path, small: str, target: str, overwrite: bool) -> None:
     """A copy to a new place would fail, or need the user to make folders for keys."""
@@ -431,7 +437,7 @@ def test_missing_folders_are_made(tmp_path: Path, small: str, target: str, overw
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("target", KINDS[1:3])
+@pytest.mark.parametrize("target", KINDS[1:4])
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("dry_run", [False, True])
 def test_a_folder_with_other_files_is_refused(
@@ -466,7 +472,7 @@ def test_a_device_in_the_other_format_is_never_mixed_with(
         assert len({name for name in names if name.startswith("creds.")}) == 1
 
 
-@pytest.mark.parametrize("target", KINDS[:3])
+@pytest.mark.parametrize("target", KINDS[:4])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, small: str, target: str) -> None:
     """A user's file would be replaced by a device."""
     (tmp_path / "t").write_text("mine")
@@ -579,7 +585,7 @@ def test_an_interrupted_copy_leaves_the_target_as_it_was(
     assert everything(url).keys() == everything(small).keys()
 
 
-@pytest.mark.parametrize("target", KINDS[:3])
+@pytest.mark.parametrize("target", KINDS[:4])
 def test_what_a_killed_copy_left_is_removed_by_the_next(
     tmp_path: Path, small: str, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import apsw
 import pytest
 
-from _helpers import ALICE, BOB, MANIFEST, private_copy, small_baileys
+from _helpers import ALICE, BOB, list_in, listed_in, manifest_in, private_copy, small_baileys
 from ratchetkeep import (
     InvalidValue,
     KeyPair,
@@ -46,11 +46,11 @@ from ratchetkeep.formats import baileys, etf, native
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key
 from ratchetkeep.stores import journal, urls
 from ratchetkeep.stores.directory import DirectoryStore
-from ratchetkeep.stores.layouts import LAYOUTS, read_manifest, write_manifest
+from ratchetkeep.stores.layouts import LAYOUTS
 from ratchetkeep.stores.memory import MemoryStore
 
 SEED = 20250721
-KINDS = ["sqlite", "baileys", "baileysex"]
+KINDS = ["sqlite", "baileys", "baileysex", "baileysex-json"]
 JOURNAL = ".ratchetkeep.journal"
 
 SESSION = Key("session", "998877665544332_1.7")  # its identity-key is there
@@ -71,7 +71,7 @@ class Place:
         self.folder = folder
         self.path = folder / ("d.db" if kind == "sqlite" else "d")
         self.url = f"{kind}:{self.path}"
-        self.suffix = {"baileys": ".json", "baileysex": ".etf"}.get(kind, "")
+        self.suffix = LAYOUTS[kind].suffix if kind in LAYOUTS else ""
 
     def file(self, key: Key) -> Path:
         """The file of a record; in SQLite all share one."""
@@ -368,19 +368,23 @@ def case_variant(place: Place) -> None:
 
 def manifest(change: Callable[[dict[str, list[str]]], None]) -> Damage:
     def damage(place: Place) -> None:
-        ids = read_manifest((place.path / MANIFEST).read_bytes())
+        ids = listed_in(place.path)
         change(ids)
-        (place.path / MANIFEST).write_bytes(write_manifest(ids))
+        list_in(place.path, ids)
 
     return damage
 
 
 def manifest_bytes(change: Callable[[bytes], bytes]) -> Damage:
     def damage(place: Place) -> None:
-        path = place.path / MANIFEST
+        path = manifest_in(place.path)[0]
         path.write_bytes(change(path.read_bytes()))
 
     return damage
+
+
+def _of_version_2(raw: bytes) -> bytes:
+    return raw.replace(b"versiona\1", b"versiona\2").replace(b'"version":1', b'"version":2')
 
 
 def of_lock(name: str, what: str) -> Damage:
@@ -389,6 +393,10 @@ def of_lock(name: str, what: str) -> Damage:
 
 def left_over(name: str, what: str = "x") -> Damage:
     return lambda place: put_there(place.path / name, what, place.path)
+
+
+def left_over_of_elixir(place: Place) -> None:
+    put_there(place.path / f"creds{place.suffix}.tmp-7", "x", place.path)
 
 
 def of_log(change: Callable[[bytes], bytes]) -> Damage:
@@ -472,7 +480,7 @@ def log_is_a_folder(place: Place) -> None:
 def written_by_another(place: Place) -> None:
     """Another program went on with the folder after the crash."""
     path = place.file(Key("device-list", "1"))
-    path.write_bytes(b'["3"]' if place.kind == "baileys" else etf.encode([b"3"]))
+    path.write_bytes(etf.encode([b"3"]) if place.kind == "baileysex" else b'["3"]')
     path.chmod(0o600)
     later = place.log().stat().st_mtime_ns + 10**9
     os.utime(path, ns=(later, later))
@@ -484,7 +492,8 @@ Row = tuple[Damage, dict[str, str]]
 
 
 def cells(*outcomes: str) -> dict[str, str]:
-    """In the order of the stores: sqlite, baileys, baileysex."""
+    """In the order of the stores: sqlite, baileys, BaileysEx's two."""
+    outcomes = (*outcomes, outcomes[-1])
     return {kind: word for kind, word in zip(KINDS, outcomes, strict=True) if word}
 
 
@@ -581,12 +590,12 @@ MATRIX: dict[str, Row] = {
         ]
     },
     # BaileysEx's manifest.
-    "manifest gone": (lambda p: (p.path / MANIFEST).unlink(), cells("", "", "warned")),
+    "manifest gone": (lambda p: manifest_in(p.path)[0].unlink(), cells("", "", "warned")),
     "manifest cut": (manifest_bytes(lambda raw: raw[:-9]), cells("", "", "refused")),
     "manifest emptied": (manifest_bytes(lambda raw: b""), cells("", "", "refused")),
     "manifest of zeros": (manifest_bytes(lambda raw: bytes(len(raw))), cells("", "", "refused")),
     "manifest of version 2": (
-        manifest_bytes(lambda raw: raw.replace(b"versiona\1", b"versiona\2")),
+        manifest_bytes(_of_version_2),
         cells("", "", "refused"),
     ),
     "manifest without a session": (
@@ -598,7 +607,7 @@ MATRIX: dict[str, Row] = {
         cells("", "", "warned"),
     ),
     # Leftovers.
-    "left over of BaileysEx": (left_over("creds.etf.tmp-7"), cells("", "", "warned")),
+    "left over of BaileysEx": (left_over_of_elixir, cells("", "", "warned")),
     "left over of ours": (left_over(".ratchetkeep.tmp"), cells("", "whole", "whole")),
     # Lock and note: words and an OS lock, never data.
     "dead lock": (of_lock("lock", ""), cells("whole", "whole", "whole")),
@@ -688,7 +697,7 @@ def test_damage_after_a_crash(
 
 # No log names the device that it belongs to. What it brings along is seen only where it does not
 # fit what is there: pages of another file, or a session whose contact has another identity-key.
-OTHERS_LOG = {"sqlite": "refused", "baileys": "told", "baileysex": "told"}
+OTHERS_LOG = {kind: "refused" if kind == "sqlite" else "told" for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -749,7 +758,7 @@ def test_any_bit_of_a_log(golden: dict[str, Golden], tmp_path: Path, kind: str, 
     assert wrong == []
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_every_cut_of_a_journal(golden: dict[str, Golden], tmp_path: Path, kind: str) -> None:
     """A journal cut at some length would be refused, and the device not open after a power cut."""
     place = copied(golden[kind], kind, tmp_path, crashed=True)
@@ -800,7 +809,7 @@ def test_damage_in_memory(golden: dict[str, Golden], tmp_path: Path, damage: str
 # What needs no table.
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_an_id_whose_file_is_gone_is_told_until_it_is_mended(
     golden: dict[str, Golden], tmp_path: Path, kind: str
 ) -> None:
@@ -810,7 +819,7 @@ def test_an_id_whose_file_is_gone_is_told_until_it_is_mended(
     with open_device(place.url) as device:
         assert device.get("session", [SESSION.id]) == {}
     told = [f for f in verify_device(place.url) if "whose file is not there" in f.what]
-    assert len(told) == (kind == "baileysex")
+    assert len(told) == (kind != "baileys")
 
 
 def test_other_devices_of_a_file_are_not_touched(tmp_path: Path) -> None:

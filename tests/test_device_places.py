@@ -28,7 +28,7 @@ from ratchetkeep import (
 )
 from ratchetkeep.stores import _sqlite_file, urls
 
-KINDS = ("memory", "sqlite", "baileys", "baileysex")
+KINDS = ("memory", "sqlite", "baileys", "baileysex", "baileysex-json")
 
 
 def place(kind: str, folder: Path) -> str:
@@ -66,7 +66,7 @@ def test_a_store_of_one_device(kind: str, tmp_path: Path) -> None:
         assert device.ids("lid-mapping") == []
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+@pytest.mark.parametrize("kind", KINDS[2:])
 def test_a_folder_holds_one_device(kind: str, tmp_path: Path) -> None:
     """A second device would be written over the first one."""
     with open_store(place(kind, tmp_path)) as store:
@@ -156,6 +156,7 @@ visitor.close()
         ("sqlite:///a/b.db", ("sqlite", "/a/b.db", "default")),
         ("baileys:auth", ("baileys", "auth", "default")),
         ("baileysex:/x?y", ("baileysex", "/x?y", "default")),
+        ("baileysex-json:/x", ("baileysex-json", "/x", "default")),
         ("memory:", ("memory", "", "default")),
         ("memory:a", ("memory", "a", "default")),
     ],
@@ -168,7 +169,7 @@ def test_urls(url: str, target: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite:", "baileys:", "baileysex:", "redis:x", "sqlite:a?device=", "sqlite:a?name=b",
+        "sqlite:", "baileys:", "baileysex:", "baileysex-json:", "redis:x", "sqlite:a?device=", "sqlite:a?name=b",
         "sqlite:a?device=a&device=b", "sqlite:a?device=%00", "http://user:hunter2@host/x", ":x",
     ],
 )  # fmt: skip
@@ -227,14 +228,15 @@ FOUND: list[tuple[str, Callable[[Path], Path], str]] = [
     ("pre-keys", lambda p: _folder(p / "a", "pre-key-1.json"), "baileys"),
     ("etf", lambda p: _folder(p / "a", "creds.etf"), "baileysex"),
     ("manifest", lambda p: _folder(p / "a", urls._MANIFEST), "baileysex"),
+    ("compat", lambda p: _folder(p / "a", urls._COMPAT_MANIFEST, "creds.json"), "baileysex-json"),
     ("colon", lambda p: _folder(p / "a:b", "creds.json"), "baileys"),
 ]
 REFUSED: list[tuple[str, Callable[[Path], Path], type[RatchetkeepError], str]] = [
     ("missing", lambda p: p / "a", NoDevice, "nothing is there"),
     ("empty folder", lambda p: _folder(p / "a"), NoDevice, "empty folder"),
     ("other folder", lambda p: _folder(p / "a", "x.txt", "y"), UnknownStore, "2 other files"),
-    ("compat", lambda p: _folder(p / "a", urls._COMPAT_MANIFEST, "creds.json"), UnknownStore,
-     "compat"),
+    ("both", lambda p: _folder(p / "a", urls._COMPAT_MANIFEST, urls._MANIFEST), UnknownStore,
+     "both"),
     ("foreign sqlite", lambda p: _foreign_sqlite(p / "a.db"), UnknownStore, "another program"),
     ("text", lambda p: _file(p / "a.db", b"hello"), UnknownStore, "not an SQLite database"),
     ("empty file", lambda p: _file(p / "a.db", b""), StoreDamaged, "empty file"),
@@ -267,7 +269,7 @@ def test_bare_paths_that_hold_no_store(
     assert sorted(os.walk(tmp_path)) == before
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "baileys", "baileysex"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_url_to_something_else_is_refused(kind: str, tmp_path: Path) -> None:
     """A text file, a folder or another program's database would be replaced by a device."""
     others = [_file(tmp_path / "text", b"hello"), _foreign_sqlite(tmp_path / "foreign")]

@@ -33,11 +33,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from _helpers import ALICE, FAMILY_FILES, MANIFEST, OTP29, key_of, records
+from _helpers import (
+    ALICE,
+    COMPAT,
+    COMPAT_MANIFEST,
+    FAMILY_FILES,
+    MANIFEST,
+    OTP29,
+    key_of,
+    records,
+)
 from ratchetkeep import RatchetkeepError
-from ratchetkeep.formats import baileys, baileysex, etf, native
+from ratchetkeep.formats import baileys, baileysex, baileysex_json, etf, native
 from ratchetkeep.model import Key
 from ratchetkeep.stores import journal, urls
+from ratchetkeep.stores._json_manifest import read_json_manifest
 from ratchetkeep.stores.disk import Disk
 from ratchetkeep.stores.layouts import read_manifest, write_manifest
 
@@ -76,6 +86,11 @@ def run_baileysex(data: bytes) -> None:
     _stable(baileysex, key, raw)
 
 
+def run_baileysex_json(data: bytes) -> None:
+    key, _, raw = _chosen(data)
+    _stable(baileysex_json, key, raw)
+
+
 def run_native(data: bytes) -> None:
     key, sealed, raw = _chosen(data)
     if sealed:
@@ -100,7 +115,7 @@ def run_etf(data: bytes) -> None:
 
 
 def run_manifest(data: bytes) -> None:
-    ids = read_manifest(data)
+    ids = read_json_manifest(data) if data[:1] == b"{" else read_manifest(data)
     assert all(type(id) is str for family in ids for id in ids[family])
 
 
@@ -123,6 +138,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "etf": run_etf,
     "baileys": run_baileys,
     "baileysex": run_baileysex,
+    "baileysex-json": run_baileysex_json,
     "native": run_native,
     "journal": run_journal,
     "manifest": run_manifest,
@@ -182,10 +198,12 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "etf": lambda: [path.read_bytes() for path in records(OTP29)[:40]],
     "baileys": lambda: _of_format(ALICE, ".json"),
     "baileysex": lambda: _of_format(OTP29, ".etf"),
+    "baileysex-json": lambda: _of_format(COMPAT, ".json"),
     "native": _native,
     "journal": _journal,
     "manifest": lambda: [
         (OTP29 / MANIFEST).read_bytes(),
+        (COMPAT / COMPAT_MANIFEST).read_bytes(),
         write_manifest({"session": ["1.0"], "pre-key": ["1", "2"]}),
         write_manifest({}),
     ],
@@ -237,6 +255,9 @@ FIRST = st.integers(0, 255).map(lambda number: bytes([number]))
 STRUCTURED: dict[str, st.SearchStrategy[bytes]] = {
     "etf": TERM.map(etf.encode),
     "baileys": st.builds(lambda first, value: first + json.dumps(value).encode(), FIRST, JSON),
+    "baileysex-json": st.builds(
+        lambda first, value: first + json.dumps(value).encode(), FIRST, JSON
+    ),
     "baileysex": st.builds(lambda first, term: first + etf.encode(term), FIRST, TERM),
     "native": st.builds(
         lambda first, flags, value: first + bytes([flags]) + msgpack.encode(value),
@@ -346,6 +367,8 @@ BOMBS: dict[str, tuple[str, bytes]] = {
     "a number of gigabytes": ("etf", b"\x83o\xff\xff\xff\xff\0"),
     "inflates to more than it says": ("etf", b"\x83P\0\0\0\x09" + zlib.compress(bytes(10**7))),
     "says that it inflates to gigabytes": ("etf", b"\x83P\xff\xff\xff\xff" + zlib.compress(b"")),
+    "objects in a record": ("baileysex-json", b"\x01" + b'{"a":' * DEEP),
+    "tuples in a record": ("baileysex-json", b"\x01" + b'{"__type__":"tuple","items":[' * DEEP),
     "term in a record": ("baileysex", b"\x01\x83" + b"h\x01" * DEEP),
     "term as a manifest": ("manifest", b"\x83" + b"h\x01" * DEEP),
     "arrays": ("native", b"\x81\0" + b"\x91" * DEEP),

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _helpers import MANIFEST, small_baileys
+from _helpers import COMPAT_MANIFEST, MANIFEST, small_baileys
 from ratchetkeep import StoreDamaged, copy_device, open_device
 from ratchetkeep.errors import InvalidValue, NameCollision, UnknownStore
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
 from ratchetkeep.stores._index import Change, Index, with_changes
-from ratchetkeep.stores.directory import COMPAT_MANIFEST, DirectoryStore
+from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.disk import Disk
 from ratchetkeep.stores.layouts import LAYOUTS, Layout, _split, write_manifest
 
-KINDS = ["baileys", "baileysex"]
+KINDS = ["baileys", "baileysex", "baileysex-json"]
 PIECES = [
     *("-", "--", "---", "_", "__", "___", ":", "::", "/", ".", ".tmp-", "tmp-1", ".json", ".etf"),
     *("memory-", "memory", "1", "23", "@g.us", "@lid", "__index", "a", "creds", "pre-key-"),
@@ -50,7 +50,7 @@ def restored(layout: Layout, name: str) -> Key | None:
     if name == "creds" + layout.suffix:
         return CREDENTIALS
     parts = _split(name, layout.suffix)
-    if parts is None or (layout.kind == "baileysex" and ".tmp-" in name):
+    if parts is None or (layout.listing and ".tmp-" in name):
         return None
     return Key(parts[0], layout._restore(*parts))  # type: ignore[attr-defined]
 
@@ -323,8 +323,8 @@ class Asked(Disk):
 def test_opening_lists_the_folder_once(kind: str, read_only: bool, tmp_path: Path) -> None:
     """Opening a large device would take a multiple of the time, or look at each of its files."""
     place = small_baileys(tmp_path / "source")
-    if kind == "baileysex":
-        copy_device(f"baileys:{place}", f"baileysex:{tmp_path}/device")
+    if kind != "baileys":
+        copy_device(f"baileys:{place}", f"{kind}:{tmp_path}/device")
         place = tmp_path / "device"
     disk = Asked()
     store = DirectoryStore(kind, str(place), disk)
@@ -335,13 +335,14 @@ def test_opening_lists_the_folder_once(kind: str, read_only: bool, tmp_path: Pat
     store.release("default")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
 def test_credentials_beside_a_compat_manifest_are_not_ours(kind: str, tmp_path: Path) -> None:
     """A folder of BaileysEx's other backend would be opened, and our lock be left in it."""
     place = small_baileys(tmp_path / "source")
     if kind == "baileysex":
         copy_device(f"baileys:{place}", f"baileysex:{tmp_path}/device")
         place = tmp_path / "device"
+        (place / MANIFEST).unlink()
     (place / COMPAT_MANIFEST).write_bytes(b"{}")
     before = sorted(place.iterdir())
     for create in (False, True):

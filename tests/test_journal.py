@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from _helpers import BOB, MANIFEST, bytes_of, footprint, private_copy, small_baileys
+from _helpers import BOB, bytes_of, footprint, listed_in, private_copy, small_baileys
 from ratchetkeep import (
     CommitFailed,
     Device,
@@ -30,11 +30,12 @@ from ratchetkeep.model import CREDENTIALS, Key
 from ratchetkeep.stores import directory, journal
 from ratchetkeep.stores.disk import Disk, OpenFile
 from ratchetkeep.stores.journal import FRAME_HEAD, HEADER, Journal
-from ratchetkeep.stores.layouts import read_manifest
+from ratchetkeep.stores.layouts import LAYOUTS
 
 JOURNAL = ".ratchetkeep.journal"
 OURS = ".ratchetkeep"
-KINDS = ["baileys", "baileysex"]
+KINDS = ["baileys", "baileysex", "baileysex-json"]
+LISTED = KINDS[1:]
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def folder(tmp_path: Path, kind: str) -> Path:
     if kind == "baileys":
         return small_baileys(tmp_path / "device")
     source = small_baileys(tmp_path / "source")
-    copy_device(f"baileys:{source}", f"baileysex:{tmp_path}/device")
+    copy_device(f"baileys:{source}", f"{kind}:{tmp_path}/device")
     return tmp_path / "device"
 
 
@@ -103,7 +104,7 @@ def test_commits_are_there_after_a_crash(kind: str, folder: Path) -> None:
     """A new session would be lost by a power cut, and its peer answer "Bad MAC" for ever."""
     crashed, wanted = crashed_with_commits(kind, folder)
     assert (crashed / JOURNAL).exists()
-    suffix = "json" if kind == "baileys" else "etf"
+    suffix = "etf" if kind == "baileysex" else "json"
     assert not (crashed / f"device-list-3.{suffix}").exists()
     with open_device(f"{kind}:{crashed}") as device:
         assert lists(device) == wanted
@@ -309,7 +310,7 @@ def later(path: Path) -> None:
 def test_what_another_program_wrote_after_a_crash_is_not_undone(kind: str, folder: Path) -> None:
     """Its newer session would be put back to an older state, which breaks the conversation."""
     crashed, _ = crashed_with_commits(kind, folder)
-    creds = "creds.json" if kind == "baileys" else "creds.etf"
+    creds = "creds.etf" if kind == "baileysex" else "creds.json"
     raw = (crashed / creds).read_bytes()
     (crashed / creds).write_bytes(raw[:-1] + b" ")
     later(crashed / creds)
@@ -325,7 +326,7 @@ def test_what_another_program_wrote_after_a_crash_is_not_undone(kind: str, folde
 def test_what_another_program_wrote_elsewhere_stays(kind: str, folder: Path) -> None:
     """A sound folder would be refused, or the other program's new record be lost."""
     crashed, wanted = crashed_with_commits(kind, folder)
-    suffix = "json" if kind == "baileys" else "etf"
+    suffix = "etf" if kind == "baileysex" else "json"
     shutil.copy(crashed / f"pre-key-1.{suffix}", crashed / f"pre-key-2.{suffix}")
     later(crashed / f"pre-key-2.{suffix}")
     with open_device(f"{kind}:{crashed}") as device:
@@ -378,7 +379,7 @@ def test_the_owner_never_sees_an_old_file(kind: str, folder: Path) -> None:
 
 def test_files_follow_by_themselves(kind: str, folder: Path) -> None:
     """Another program that only reads would see an old state for as long as the owner runs."""
-    suffix = "json" if kind == "baileys" else "etf"
+    suffix = "etf" if kind == "baileysex" else "json"
     with open_device(f"{kind}:{folder}") as device:
         commit_some(device)
         wait = threading.Event()
@@ -512,17 +513,20 @@ def test_a_failed_commit_is_not_half_taken(
 
 def test_leftovers_are_removed_on_opening(kind: str, folder: Path) -> None:
     """Keys would lie about; and BaileysEx fail at its next save, whose name is taken."""
-    names = ["creds.etf.tmp-1", "session-1.0.etf.tmp-23", f"{OURS}.tmp"]
-    for name in names:
+    suffix = LAYOUTS[kind].suffix
+    theirs = [f"creds{suffix}.tmp-1", f"session-1.0{suffix}.tmp-23"]
+    names = [f"{OURS}.tmp", *(theirs if kind in LISTED else [])]
+    for name in [*names, *theirs]:
         (folder / name).write_bytes(b"half")
-    (folder / "notes.etf.tmp-x").write_bytes(b"mine")
+    (folder / f"notes{suffix}.tmp-x").write_bytes(b"mine")
     with open_device(f"{kind}:{folder}", read_only=True) as device:
         assert device.ids("session") == ["998877665544332_1.7"]
     assert all((folder / name).exists() for name in names)
     with open_device(f"{kind}:{folder}") as device:
         assert [name for name in names if (folder / name).exists()] == []
         assert device.ids("session") == ["998877665544332_1.7"]
-    assert (folder / "notes.etf.tmp-x").exists()
+    assert (folder / f"notes{suffix}.tmp-x").exists()
+    assert all((folder / name).exists() is (kind not in LISTED) for name in theirs)
 
 
 def test_a_stale_lock_stops_nobody(kind: str, folder: Path) -> None:
@@ -549,22 +553,23 @@ class Counting(Disk):
 
 
 def manifest_ids(folder: Path) -> set[str]:
-    return set(read_manifest((folder / MANIFEST).read_bytes()).get("device-list", []))
+    return set(listed_in(folder).get("device-list", []))
 
 
-def test_the_manifest_is_right_after_settling(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", LISTED)
+def test_the_manifest_is_right_after_settling(kind: str, tmp_path: Path) -> None:
     """BaileysEx would not find a new record, or look for one that is gone."""
-    copy_device(f"baileys:{BOB}", f"baileysex:{tmp_path}/d")
+    copy_device(f"baileys:{BOB}", f"{kind}:{tmp_path}/d")
     folder, disk = tmp_path / "d", Counting()
-    here = manifest_ids(folder)
-    store = directory.DirectoryStore("baileysex", str(folder), disk)
+    here, manifest = manifest_ids(folder), LAYOUTS[kind].manifest
+    store = directory.DirectoryStore(kind, str(folder), disk)
     with open_in(store, "default", create=False, read_only=False) as device:
 
         def commit(records: dict[str, Any], writes: int) -> None:
             disk.renamed.clear()
             device.set(records)
             store._follower.settle()
-            assert disk.renamed.count(MANIFEST) == writes
+            assert disk.renamed.count(manifest) == writes
 
         commit({"device-list": {"1": ["0"], "a/b": ["0"], "2": ["0"]}}, 1)
         assert manifest_ids(folder) == here | {"1", "2", "a/b"}
@@ -580,21 +585,22 @@ def test_the_manifest_is_right_after_settling(tmp_path: Path) -> None:
         disk.renamed.clear()
         device.save_credentials(device.credentials.replace(platform="x"))
         store._follower.settle()
-        assert MANIFEST not in disk.renamed
+        assert manifest not in disk.renamed
     assert manifest_ids(folder) == here | {"3", "a/b"}
-    with open_device(f"baileysex:{folder}") as device:
+    with open_device(f"{kind}:{folder}") as device:
         assert "a/b" in device.ids("device-list")
 
 
-def test_a_missing_manifest_comes_back_with_a_commit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", LISTED)
+def test_a_missing_manifest_comes_back_with_a_commit(kind: str, tmp_path: Path) -> None:
     """BaileysEx would go on guessing ids off file names."""
-    copy_device(f"baileys:{BOB}", f"baileysex:{tmp_path}/d")
-    folder = tmp_path / "d"
-    raw = (folder / MANIFEST).read_bytes()
-    (folder / MANIFEST).unlink()
-    with open_device(f"baileysex:{folder}") as device:
+    copy_device(f"baileys:{BOB}", f"{kind}:{tmp_path}/d")
+    folder, manifest = tmp_path / "d", tmp_path / "d" / LAYOUTS[kind].manifest
+    raw = manifest.read_bytes()
+    manifest.unlink()
+    with open_device(f"{kind}:{folder}") as device:
         device.save_credentials(device.credentials.replace(platform="x"))
-    assert (folder / MANIFEST).read_bytes() == raw
+    assert manifest.read_bytes() == raw
 
 
 def test_clearing_and_removing_leave_nothing(kind: str, folder: Path) -> None:
@@ -602,8 +608,8 @@ def test_clearing_and_removing_leave_nothing(kind: str, folder: Path) -> None:
     with open_device(f"{kind}:{folder}") as device:
         device.clear()
         creds = device.credentials
-    files = {path.name for path in folder.iterdir()} - {MANIFEST}
-    assert files == {"creds.json" if kind == "baileys" else "creds.etf"}
+    files = {path.name for path in folder.iterdir()} - {LAYOUTS[kind].manifest}
+    assert files == {"creds.etf" if kind == "baileysex" else "creds.json"}
     with open_device(f"{kind}:{folder}") as device:
         assert device.credentials == creds
         assert list(device._store.scan("default")) == [CREDENTIALS]

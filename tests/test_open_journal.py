@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from msgspec import msgpack
 
-from _helpers import GOLDEN, MANIFEST, small_baileys
+from _helpers import GOLDEN, MANIFEST, list_in, listed_in, manifest_in, small_baileys
 from _power import commits, folder
 from ratchetkeep import (
     CommitFailed,
@@ -35,12 +35,13 @@ from ratchetkeep.stores.base import DEFAULT_DEVICE, Prepared
 from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.disk import Disk, OpenFile
 from ratchetkeep.stores.journal import HEADER, SMALL, STEP, Journal
-from ratchetkeep.stores.layouts import manifest_of, read_manifest
+from ratchetkeep.stores.layouts import LAYOUTS
 from ratchetkeep.testing.faults import SimulatedDisk
 from test_disk_errors import memory_of, opened
 from test_journal import JOURNAL, behind, crash, later, lists
 
-KINDS = ["baileys", "baileysex"]
+KINDS = ["baileys", "baileysex", "baileysex-json"]
+LISTED = KINDS[1:]
 LIMIT = 4 * STEP
 
 
@@ -59,7 +60,7 @@ def made(kind: str, target: Path) -> Path:
     if kind == "baileys":
         return small_baileys(target)
     small_baileys(target.with_name("source"))
-    copy_device(f"baileys:{target.with_name('source')}", f"baileysex:{target}")
+    copy_device(f"baileys:{target.with_name('source')}", f"{kind}:{target}")
     return target
 
 
@@ -202,6 +203,7 @@ def test_a_reader_beside_a_writing_owner_sees_no_damage(tmp_path: Path) -> None:
 # Journals of older versions.
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
 @pytest.mark.parametrize("version", ["1", "2"])
 def test_a_journal_of_any_version_is_carried_out(kind: str, place: Path, version: str) -> None:
     """An update of ratchetkeep after a crash would lose what was acknowledged before."""
@@ -213,7 +215,7 @@ def test_a_journal_of_any_version_is_carried_out(kind: str, place: Path, version
         _holds_the_golden_commits(device)
     assert verify_device(f"{kind}:{place}") == []
     if kind == "baileysex":
-        ids = read_manifest((place / MANIFEST).read_bytes())
+        ids = listed_in(place)
         assert (ids["device-list"], "tctoken" in ids) == (["2", "3"], False)
 
 
@@ -531,7 +533,7 @@ def test_stopping_waits_for_nothing(tmp_path: Path) -> None:
 def test_a_kill_between_a_commit_and_its_files(kind: str, place: Path) -> None:
     """Files that follow late are younger than the journal: they would be taken for another
     program's, and the device be refused."""
-    suffix = "json" if kind == "baileys" else "etf"
+    suffix = "etf" if kind == "baileysex" else "json"
     with behind(kind, place) as device:
         put(device, 1)
         put(device, 2)
@@ -541,7 +543,7 @@ def test_a_kill_between_a_commit_and_its_files(kind: str, place: Path) -> None:
         device.set({"device-list": {"b": None, "c": ["1"]}})
         crashed = crash(place)
     names = [f"device-list-a.{suffix}", f"device-list-b.{suffix}"]
-    for name in [*names, *([MANIFEST] if kind == "baileysex" else [])]:
+    for name in filter(None, [*names, LAYOUTS[kind].manifest]):
         later(crashed / name)
     with open_device(f"{kind}:{crashed}") as device:
         found = lists(device)
@@ -553,20 +555,26 @@ def test_a_kill_between_a_commit_and_its_files(kind: str, place: Path) -> None:
 
 
 def ids_of(place: Path) -> set[str]:
-    return set(read_manifest((place / MANIFEST).read_bytes()).get("device-list", []))
+    return set(listed_in(place).get("device-list", []))
+
+
+@pytest.fixture(params=LISTED)
+def elixir(request: pytest.FixtureRequest) -> str:
+    """Which of BaileysEx's backends."""
+    return str(request.param)
 
 
 @pytest.fixture
-def listed(tmp_path: Path) -> Path:
-    return made("baileysex", tmp_path / "listed")
+def listed(elixir: str, tmp_path: Path) -> Path:
+    return made(elixir, tmp_path / "listed")
 
 
-def test_a_commit_does_not_hold_all_ids(listed: Path) -> None:
+def test_a_commit_does_not_hold_all_ids(elixir: str, listed: Path) -> None:
     """A commit with a new id would grow with the device, to megabytes for a large one."""
     many = {str(number): "1" for number in range(3000)}
     grown = []
     for records in ({}, many):
-        with behind("baileysex", listed) as device:
+        with behind(elixir, listed) as device:
             device.set({"lid-mapping": {**records, "0": "0"}, "device-list": {"x": None}})
             store: Any = device._store
             size = store._journal.size
@@ -575,88 +583,89 @@ def test_a_commit_does_not_hold_all_ids(listed: Path) -> None:
     assert grown[0] == grown[1] < 300
 
 
-def test_ids_of_a_crash_are_in_the_manifest(listed: Path) -> None:
+def test_ids_of_a_crash_are_in_the_manifest(elixir: str, listed: Path) -> None:
     """BaileysEx would not find a record that was acknowledged, or look for one that is gone."""
     before = ids_of(listed)
-    with behind("baileysex", listed) as device:
+    with behind(elixir, listed) as device:
         device.set({"device-list": {"1": ["0"], "a/b": ["0"], "2": ["0"]}})
         device._store.follow()  # type: ignore[attr-defined]
         device.set({"device-list": {"1": None, "3:4": ["0"]}})
         crashed = crash(listed)
         assert ids_of(crashed) == before | {"1", "2", "a/b"}
-    with open_device(f"baileysex:{crashed}", read_only=True) as device:
+    with open_device(f"{elixir}:{crashed}", read_only=True) as device:
         assert set(device.ids("device-list")) == before | {"2", "a/b", "3:4"}
-    open_device(f"baileysex:{crashed}").close()
+    open_device(f"{elixir}:{crashed}").close()
     assert ids_of(crashed) == ids_of(listed) == before | {"2", "a/b", "3:4"}
 
 
-def test_ids_that_another_program_adds_after_a_crash_stay(listed: Path) -> None:
+def test_ids_that_another_program_adds_after_a_crash_stay(elixir: str, listed: Path) -> None:
     """The manifest would be put back to what it was, without the other program's new record."""
-    with behind("baileysex", listed) as device:
+    with behind(elixir, listed) as device:
         device.set({"device-list": {"1": ["0"]}})
         crashed = crash(listed)
-    shutil.copy(crashed / "device-list-15551230001.etf", crashed / "device-list-a__b.etf")
-    ids = read_manifest((crashed / MANIFEST).read_bytes())
+    suffix = LAYOUTS[elixir].suffix
+    old, new = f"device-list-15551230001{suffix}", f"device-list-a__b{suffix}"
+    shutil.copy(crashed / old, crashed / new)
+    ids = listed_in(crashed)
     ids["device-list"].append("a/b")
-    (crashed / MANIFEST).write_bytes(manifest_of(_keys(ids)))
-    later(crashed / MANIFEST)
-    open_device(f"baileysex:{crashed}").close()
+    later(list_in(crashed, ids))
+    open_device(f"{elixir}:{crashed}").close()
     assert {"1", "a/b"} <= ids_of(crashed)
 
 
-def _keys(ids: dict[str, list[str]]) -> list[Key]:
-    return [Key(family, id) for family in ids for id in ids[family]]
-
-
-def test_a_list_of_before_the_first_commit_that_another_program_changed(listed: Path) -> None:
+def test_a_list_of_before_the_first_commit_that_another_program_changed(
+    elixir: str, listed: Path
+) -> None:
     """Its new ids would be dropped, where the journal began without a manifest."""
-    (listed / MANIFEST).unlink()
-    with behind("baileysex", listed) as device:
+    manifest_in(listed)[0].unlink()
+    with behind(elixir, listed) as device:
         device.set({"device-list": {"1": ["0"]}})
         device.set({"device-list": {"2": ["0"]}})
         device._store.follow()  # type: ignore[attr-defined]
         crashed = crash(listed)
-    later(crashed / MANIFEST)
+    later(manifest_in(crashed)[0])
     again = crash_copy(crashed)
-    open_device(f"baileysex:{again}").close()
+    open_device(f"{elixir}:{again}").close()
     assert {"1", "2"} <= ids_of(again)
-    ids = read_manifest((crashed / MANIFEST).read_bytes())
-    ids["lid-mapping"] = ["9"]
-    (crashed / MANIFEST).write_bytes(manifest_of(_keys(ids)))
-    later(crashed / MANIFEST)
+    later(list_in(crashed, {**listed_in(crashed), "lid-mapping": ["9"]}))
     with pytest.raises(StoreDamaged, match="another program"):
-        open_device(f"baileysex:{crashed}")
+        open_device(f"{elixir}:{crashed}")
 
 
 def crash_copy(crashed: Path) -> Path:
     return Path(shutil.copytree(crashed, crashed.with_name("again")))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x83", b"\x83garbage"])
-def test_a_damaged_manifest_beside_a_journal_that_changes_it(listed: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"", b"\x83", b"\x83garbage", b'{"key_index":'])
+def test_a_damaged_manifest_beside_a_journal_that_changes_it(
+    elixir: str, listed: Path, damage: bytes
+) -> None:
     """Ids that only the manifest knew would be dropped unseen; or nothing could mend it."""
-    with behind("baileysex", listed) as device:
+    with behind(elixir, listed) as device:
         device.set({"device-list": {"a:b": ["0"]}})
         crashed = crash(listed)
-    (crashed / MANIFEST).write_bytes(damage)
-    os.utime(crashed / MANIFEST, ns=(0, 0))
+    manifest = manifest_in(crashed)[0]
+    manifest.write_bytes(damage)
+    os.utime(manifest, ns=(0, 0))
     before = {path.name: path.read_bytes() for path in crashed.iterdir()}
     with pytest.raises(StoreDamaged) as caught:
-        open_device(f"baileysex:{crashed}")
-    assert MANIFEST in caught.value.place
+        open_device(f"{elixir}:{crashed}")
+    assert manifest.name in caught.value.place
     assert {path.name: path.read_bytes() for path in crashed.iterdir()} == before
-    repair_device(f"baileysex:{crashed}")
-    with open_device(f"baileysex:{crashed}") as device:
+    repair_device(f"{elixir}:{crashed}")
+    with open_device(f"{elixir}:{crashed}") as device:
         assert device.get("device-list", ["a:b"]) == {"a:b": ("0",)}
 
 
-def test_a_manifest_that_vanished_beside_a_journal_that_changes_it(listed: Path) -> None:
+def test_a_manifest_that_vanished_beside_a_journal_that_changes_it(
+    elixir: str, listed: Path
+) -> None:
     """The device would not open, or the ids of its last commits be guessed."""
-    with behind("baileysex", listed) as device:
+    with behind(elixir, listed) as device:
         device.set({"device-list": {"a:b": ["0"]}})
         crashed = crash(listed)
-    (crashed / MANIFEST).unlink()
-    open_device(f"baileysex:{crashed}").close()
+    manifest_in(crashed)[0].unlink()
+    open_device(f"{elixir}:{crashed}").close()
     assert "a:b" in ids_of(crashed)
 
 
@@ -686,9 +695,11 @@ def test_a_power_cut_after_another_program_s_unsynced_manifest(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("long_pauses")
-def test_a_manifest_that_changes_while_it_is_written_is_written_again(listed: Path) -> None:
+def test_a_manifest_that_changes_while_it_is_written_is_written_again(
+    elixir: str, listed: Path
+) -> None:
     """An id that came at the wrong moment would never be listed."""
-    store = DirectoryStore("baileysex", str(listed), background=False)
+    store = DirectoryStore(elixir, str(listed), background=False)
     with open_in(store, "default", create=False, read_only=False) as device:
         make = store._manifest_now
         once = [True]

@@ -13,7 +13,7 @@ from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
 from ratchetkeep.testing.faults import SimulatedDisk, content
 
 # Enough to see every mutant of test_mutations.py; `make chaos` goes on with other seeds.
-PER_STEP = {"sqlite": 6, "baileys": 6, "baileysex": 4}
+PER_STEP = {"sqlite": 6, "baileys": 6, "baileysex": 4, "baileysex-json": 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -49,7 +49,7 @@ from ratchetkeep.stores.layouts import read_manifest, write_manifest
 
 JOURNAL = ".ratchetkeep.journal"
 KEPT = ".ratchetkeep-kept-"
-KINDS = ["sqlite", "baileys", "baileysex"]
+KINDS = ["sqlite", "baileys", "baileysex", "baileysex-json"]
 LATER = 10**9
 
 

@@ -55,7 +55,9 @@ from ratchetkeep.model import (
 from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.layouts import read_manifest, write_manifest
 
-TARGETS = ["sqlite:{}/t.db", "baileys:{}/t", "baileysex:{}/t", "memory:{}"]
+TARGETS = [
+    "sqlite:{}/t.db", "baileys:{}/t", "baileysex:{}/t", "baileysex-json:{}/t", "memory:{}"
+]  # fmt: skip
 
 
 def public(number: int) -> bytes:

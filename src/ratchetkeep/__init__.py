@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 from ratchetkeep._device_store import DeviceStore, open_store
 from ratchetkeep._transaction import Transaction
-from ratchetkeep.copy import CopySummary, NotHeldByTarget, copy_device
+from ratchetkeep.copy import Converted, CopySummary, LeftBehind, NotHeldByTarget, copy_device
 from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import (
     CommitFailed,
     DecodeError,
     DeviceExists,
+    DeviceMoved,
     InvalidValue,
     NameCollision,
     NoDevice,
@@ -37,11 +38,13 @@ __all__ = [
     "AsyncDevice",
     "AsyncTransaction",
     "CommitFailed",
+    "Converted",
     "CopySummary",
     "Credentials",
     "DecodeError",
     "Device",
     "DeviceExists",
+    "DeviceMoved",
     "DeviceStore",
     "DeviceSummary",
     "EncodedRecord",
@@ -49,6 +52,7 @@ __all__ = [
     "Finding",
     "InvalidValue",
     "KeyPair",
+    "LeftBehind",
     "NameCollision",
     "NoDevice",
     "NotHeld",

@@ -1,7 +1,13 @@
-"""Checks of a device's values, one record at a time and then across records."""
+"""Checks of a device's values, one record at a time and then across records.
+
+What is compared across records is not held until then, but 64-bit hashes of it are: a device may
+have hundreds of thousands of records. Two of them that collide could hide, or make up, one warning.
+"""
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +34,10 @@ MAX_SENDER_STATES, MAX_SKIPPED = 5, 2000
 Place = Callable[[Key], str]
 
 
+Scan = Callable[[str], Iterator[Key]]
+"""Gives the keys of a family once more."""
+
+
 class Checker:
     """Feed it every record, then ask for what concerns them together.
 
@@ -38,31 +48,48 @@ class Checker:
     def __init__(self, credentials: Credentials | None, place: Place) -> None:
         self._credentials = credentials
         self._place = place
-        self._pre_keys: list[int] = []
-        self._sync_keys: set[str] = set()
-        self._identities: dict[str, bytes] = {}
-        self._remotes: dict[str, bytes] = {}
-        self._mappings: dict[str, str] = {}
+        self._pre_keys_beyond = 0
+        self._has_used_sync_key = False
+        self._remotes = _Links()
+        self._identities = _Links()
+        self._mappings = _Links()
+        self._ways_back = _Links()
 
     def check(self, key: Key, value: Any) -> Iterator[Finding]:
         """Findings of one record or of the credentials."""
+        self.note(key, fact_of(key, value))
+        yield from self.check_alone(key, value)
+
+    def check_alone(self, key: Key, value: Any) -> Iterator[Finding]:
+        """The same, without remembering anything of it for :meth:`finish`."""
         if isinstance(value, EncodedRecord):
             return
         if key == CREDENTIALS:
             yield from self._check_credentials(value)
         elif key.family == "pre-key":
-            self._pre_keys.append(int(key.id))
             yield from self._check_pair(key, "", value, RESTORE)
         elif key.family == "session":
             yield from self._check_session(key, value)
         elif key.family == "sender-key":
             yield from self._check_sender_key(key, value)
-        elif key.family == "app-state-sync-key":
-            self._sync_keys.add(key.id)
-        elif key.family == "identity-key":
-            self._identities[key.id] = value
-        elif key.family == "lid-mapping":
-            self._mappings[key.id] = value
+
+    def note(self, key: Key, fact: bytes | None) -> None:
+        """Remember of a record what :func:`fact_of` gives of it."""
+        if fact is None:
+            return
+        family, id = key
+        creds = self._credentials
+        if family == "session":
+            self._remotes.add(id, fact)
+        elif family == "identity-key":
+            self._identities.add(id, fact)
+        elif family == "lid-mapping":
+            self._mappings.add(id, fact)
+            self._ways_back.add(*_way_back(id, fact.decode("utf-8", "surrogatepass")))
+        elif family == "pre-key" and creds is not None:
+            self._pre_keys_beyond += int(id) >= creds.next_pre_key_id
+        elif family == "app-state-sync-key" and creds is not None:
+            self._has_used_sync_key |= id == creds.my_app_state_key_id
 
     def _error(self, key: Key, what: str, remedy: str) -> Finding:
         return Finding("error", self._place(key), what, remedy)
@@ -93,9 +120,6 @@ class Checker:
             yield self._warning(CREDENTIALS, what, "The client mints and uploads new pre-keys")
 
     def _check_session(self, key: Key, record: SessionRecord) -> Iterator[Finding]:
-        open_session = record.open_session
-        if open_session is not None:
-            self._remotes[key.id] = open_session.index_info.remote_identity_key
         if sum(session.is_open for session in record.sessions.values()) > 1:
             yield self._warning(key, "more than one session is open", "The client uses the first")
         for place, (base_key, session) in enumerate(record.sessions.items()):
@@ -139,29 +163,83 @@ class Checker:
         if len(record.states) > MAX_SENDER_STATES:
             yield self._warning(key, f"{len(record.states)} states", "The client drops the oldest")
 
-    def finish(self) -> Iterator[Finding]:
+    def finish(self, scan: Scan) -> Iterator[Finding]:
         """Findings across records; call it once, after the last record."""
         creds = self._credentials
         if creds is not None:
             yield from self._check_ids(creds)
-        for id, identity in self._identities.items():
-            if id in self._remotes and self._remotes[id][-32:] != identity[-32:]:
-                what = "is not the identity of the open session with that address"
-                remedy = "The contact may have reinstalled; the client decides on the next message"
-                yield self._warning(Key("identity-key", id), what, remedy)
-        for id, other in self._mappings.items():
-            back = other if id.endswith("_reverse") else other + "_reverse"
-            if self._mappings.get(back, id.removesuffix("_reverse")) != id.removesuffix("_reverse"):
-                remedy = "The client asks the server again"
-                yield self._warning(Key("lid-mapping", id), "its way back leads elsewhere", remedy)
+        odd = self._identities.contradicting(self._remotes, self._identities)
+        for key in _named(odd, "identity-key", scan):
+            what = "is not the identity of the open session with that address"
+            remedy = "The contact may have reinstalled; the client decides on the next message"
+            yield self._warning(key, what, remedy)
+        odd = self._ways_back.contradicting(self._mappings, self._mappings)
+        for key in _named(odd, "lid-mapping", scan):
+            remedy = "The client asks the server again"
+            yield self._warning(key, "its way back leads elsewhere", remedy)
 
     def _check_ids(self, creds: Credentials) -> Iterator[Finding]:
-        beyond = sum(id >= creds.next_pre_key_id for id in self._pre_keys)
+        beyond = self._pre_keys_beyond
         if beyond:
             what = f"{counted(beyond, 'pre-key')} with an id at or above next_pre_key_id"
             remedy = "Raise next_pre_key_id above them, or their ids are given out again"
             yield self._warning(CREDENTIALS, what, remedy)
-        used = creds.my_app_state_key_id
-        if used is not None and used not in self._sync_keys:
+        if creds.my_app_state_key_id is not None and not self._has_used_sync_key:
             what = "my_app_state_key_id names an app-state-sync-key that is not there"
             yield self._warning(CREDENTIALS, what, "The phone sends it again when asked")
+
+
+def fact_of(key: Key, value: Any) -> bytes | None:
+    """What of a record is compared with other records: an identity, where a mapping leads, or that
+    it is there (b""). None if nothing is."""
+    if isinstance(value, EncodedRecord):
+        return None
+    if key.family == "session":
+        session = value.open_session
+        return None if session is None else bytes(session.index_info.remote_identity_key[-32:])
+    if key.family == "identity-key":
+        return bytes(value[-32:])
+    if key.family == "lid-mapping":
+        return bytes(value.encode("utf-8", "surrogatepass"))
+    return b"" if key.family in ("pre-key", "app-state-sync-key") else None
+
+
+def _way_back(id: str, other: str) -> tuple[str, bytes]:
+    """The mapping that leads back from ``other``, and where it must lead."""
+    is_reverse = id.endswith("_reverse")
+    return other if is_reverse else other + "_reverse", id.removesuffix("_reverse").encode()
+
+
+class _Links:
+    """What ids lead to, as hashes."""
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._links = array("q")
+
+    def add(self, id: str, to: bytes) -> None:
+        self._ids.append(hash(id))
+        self._links.append(hash((id, to)))
+
+    def contradicting(self, others: _Links, named: _Links) -> set[int]:
+        """Hashes of the ids in ``named`` at the places whose id leads elsewhere in ``others``."""
+        ids, links = _sorted(others._ids), _sorted(others._links)
+        return {
+            name
+            for id, link, name in zip(self._ids, self._links, named._ids, strict=True)
+            if _is_in(ids, id) and not _is_in(links, link)
+        }
+
+
+def _sorted(numbers: array[int]) -> array[int]:
+    return array("q", sorted(numbers))
+
+
+def _is_in(ordered: array[int], number: int) -> bool:
+    place = bisect_left(ordered, number)
+    return place < len(ordered) and ordered[place] == number
+
+
+def _named(hashes: set[int], family: str, scan: Scan) -> list[Key]:
+    """The keys with these hashes, sorted."""
+    return sorted(key for key in scan(family) if hash(key.id) in hashes) if hashes else []

@@ -1,125 +1,199 @@
-"""The two passes of a copy over the source: try everything, then write it."""
+"""The two passes of a copy: try every record of the source, then write what came of it.
+
+Each record is read, decoded and encoded once. What is to be written waits in a :class:`Spool`, so
+that the second pass only writes it and reads it back. A source whose readers see no snapshot is read
+once more before the copy is published: its bytes must be those that were tried.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from ratchetkeep._checker import Checker
-from ratchetkeep.errors import CommitFailed, StoreDamaged, StoreInUse
-from ratchetkeep.formats import Loss
+from ratchetkeep._copy_plan import Grouping
+from ratchetkeep._copy_source import Chunk, Digest, Source, changed, chunks, count, digest_of
+from ratchetkeep._copy_trial import (
+    Recipe,
+    Target,
+    Trial,
+    Tried,
+    refuse_errors,
+)
+from ratchetkeep._spool import Spool
+from ratchetkeep.errors import CommitFailed, StoreDamaged
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
-from ratchetkeep.stores.base import Finding, Stage, Store
+from ratchetkeep.stores.base import Finding, Stage
 
-__all__ = ["Progress", "Survey", "survey", "write"]
+__all__ = ["Progress", "Recipe", "Survey", "survey", "write"]
 
 # Records that are read, written and read back together.
 CHUNK = 256
 
+# Fewer records are tried sooner than another process is there to help.
+HELPED = 5_000
+
 Progress = Callable[[str, int, int], None]
-"""Called with the step (``check`` or ``write``), how many records are done, and of how many."""
+"""Called with the step (``check``, ``rest`` or ``write``), how many records are done, and of how
+many."""
 
 
 @dataclass
 class Survey:
-    """What the first pass over the source found."""
+    """What the first pass over the source found.
+
+    :ivar records: how many records the target is to hold, by family, with the credentials.
+    :ivar size: their bytes.
+    :ivar spool: these records; empty if nothing was to be kept.
+    :ivar digest: over all that was read.
+    """
 
     credentials: Credentials
-    keys: list[Key] = field(default_factory=list)
-    digests: dict[Key, bytes] = field(default_factory=dict)
+    spool: Spool
+    records: Counter[str] = field(default_factory=Counter)
     size: int = 0
-    losses: list[tuple[Key, Loss]] = field(default_factory=list)
+    losses: Grouping = field(default_factory=Grouping)
     findings: list[Finding] = field(default_factory=list)
+    digest: bytes = b""
 
 
-def survey(reader: Store, device: str, target: Store, report: Progress) -> Survey:
-    """Read, check and try everything; nothing is written."""
-    keys = sorted(reader.scan(device))
+def survey(
+    reader: Source,
+    device: str,
+    target: Target,
+    report: Progress,
+    *,
+    keep: bool = True,
+    recipe: Recipe | None = None,
+) -> Survey:
+    """Read, check and try everything; nothing is written.
+
+    :param keep: keep what the target is to hold, for :func:`write`.
+    :param recipe: how other processes can do the same with single records.
+    """
+    total = count(reader, device)
     raw = reader.read(device, [CREDENTIALS]).get(CREDENTIALS)
     if raw is None:
         left = reader.trace(device)
         raise StoreDamaged(reader.url, f"holds no credentials, but something of a device: {left}")
     credentials: Credentials = reader.decode(device, CREDENTIALS, raw)
-    found = Survey(credentials, findings=list(reader.findings(device)))
-    _refuse_errors(found.findings)
+    found = Survey(credentials, Spool())
     checker = Checker(credentials, lambda key: reader.where(device, key))
-    for done, key in enumerate(keys):
-        if done % CHUNK == 0:
-            report("check", done, len(keys))
-        raw = _read_one(reader, device, key)
-        found.digests[key] = _digest(raw)
-        value = reader.decode(device, key, raw)
-        findings = list(checker.check(key, value))
-        found.findings.extend(findings)
-        if key == CREDENTIALS:
-            _refuse_errors(findings)
-        encoded = target.encode(key, value, credentials)
-        found.losses.extend((key, loss) for loss in encoded.losses)
-        if encoded.data is not None:
-            found.keys.append(key)
-            found.size += len(encoded.data)
-    found.findings.extend(checker.finish())
-    report("check", len(keys), len(keys))
+    # Of single records, in the order of their keys at the end.
+    findings: list[tuple[Key, Finding]] = []
+    try:
+        digest, done = Digest(), 0
+        read = map(digest.add, chunks(reader, device, CHUNK))
+        trial = Trial(reader, device, target, credentials)
+        with _tried(read, trial, target, recipe if total >= HELPED else None) as outcomes:
+            found.findings += reader.findings(device)
+            refuse_errors(found.findings)
+            for chunk, tried in outcomes:
+                report("check", done, total)
+                findings += [(chunk[place][0], finding) for place, finding in tried.findings]
+                for (key, _), fact in zip(chunk, tried.facts, strict=True):
+                    checker.note(key, fact)
+                _add(found, chunk, tried, target, keep)
+                done += len(chunk)
+        found.digest = digest.digest()
+        found.findings.extend(finding for _, finding in sorted(findings, key=_by_key))
+        found.findings.extend(checker.finish(lambda family: reader.scan(device, family)))
+        report("check", done, done)
+    except BaseException:
+        found.spool.close()
+        raise
     return found
 
 
-def _read_one(reader: Store, device: str, key: Key) -> bytes:
-    raw = reader.read(device, [key]).get(key)
-    if raw is None:
-        raise StoreDamaged(reader.where(device, key), "was there, and cannot be read back")
-    return raw
+def _by_key(pair: tuple[Key, Finding]) -> Key:
+    return pair[0]
 
 
-def _refuse_errors(findings: Iterable[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
-        more = f" (and {len(errors) - 1} more errors: see `ratchetkeep verify`)"
-        what = errors[0].what + (more if len(errors) > 1 else "")
-        raise StoreDamaged(errors[0].place, what, errors[0].remedy or None)
+@contextmanager
+def _tried(
+    read: Iterator[Chunk], trial: Trial, target: Target, recipe: Recipe | None
+) -> Iterator[Iterator[tuple[Chunk, Tried]]]:
+    """What comes of each chunk, with the help of other processes if there is a recipe for them."""
+    if recipe is not None:
+        from ratchetkeep._copy_pool import helpers  # only when asked for: few copies are so large
+
+        found = helpers(recipe, trial.credentials)
+        if found is not None:
+            try:
+                yield found.tried(read, trial, target.counts)
+            finally:
+                found.close()
+            return
+    yield ((chunk, trial.run(chunk)) for chunk in read)
+
+
+def _add(found: Survey, chunk: Chunk, tried: Tried, target: Target, keep: bool) -> None:
+    """Add what came of a chunk."""
+    kept: Chunk = []
+    lost = dict(tried.losses)
+    for place, ((key, _), data) in enumerate(zip(chunk, tried.data, strict=True)):
+        losses = lost.get(place, ())
+        if data is not None and target.fits is not None:
+            data, more = target.fits(key, data)
+            losses += more
+        if losses or data is None:
+            found.losses.add(key, losses, whole=data is None)
+        if data is not None:
+            kept.append((key, data))
+            found.records[key.family] += 1
+            found.size += len(data)
+    if keep and kept:
+        found.spool.add(kept)
 
 
 def write(
-    reader: Store, device: str, store: Store, stage: Stage, found: Survey, report: Progress
+    reader: Source,
+    device: str,
+    store: Target,
+    stage: Stage,
+    found: Survey,
+    report: Progress,
+    recipe: Recipe | None = None,
 ) -> None:
-    for start in range(0, len(found.keys), CHUNK):
-        report("write", start, len(found.keys))
-        written: dict[Key, bytes] = {}
-        for key in found.keys[start : start + CHUNK]:
-            raw = _read_one(reader, device, key)
-            if _digest(raw) != found.digests[key]:
-                raise _changed(reader, device, key)
-            value = reader.decode(device, key, raw)
-            data = store.encode(key, value, found.credentials).data
-            if data is None:
-                raise _changed(reader, device, key)
-            written[key] = data
-        stage.write(written)
-        _compare(store, stage, found.credentials, written)
-    report("write", len(found.keys), len(found.keys))
+    """Write what the survey kept, and read it back.
+
+    :param recipe: how another process can read the source once more meanwhile.
+    :raises StoreInUse: if the source was changed meanwhile.
+    """
+    total = found.records.total()
+    done = 0
+    with _unchanged(reader, device, found, recipe if total >= HELPED else None):
+        for chunk in found.spool:
+            report("write", done, total)
+            stage.write(chunk)
+            back = stage.read(chunk)
+            for key, data in chunk.items():
+                if back.get(key) != data:
+                    what = "did not come back as it was written"
+                    raise CommitFailed(f"{store.url} ({key})", what, "Nothing was changed")
+            done += len(chunk)
+        report("write", done, total)
 
 
-def _digest(raw: bytes) -> bytes:
-    return hashlib.blake2b(raw, digest_size=16).digest()
+@contextmanager
+def _unchanged(reader: Source, device: str, found: Survey, recipe: Recipe | None) -> Iterator[None]:
+    """See that the source stays what it was at the survey."""
+    if reader.reads_snapshots:
+        yield
+        return
+    helper = None
+    if recipe is not None:
+        from ratchetkeep._copy_pool import reread  # only when asked for: few copies are so large
 
-
-def _changed(reader: Store, device: str, key: Key) -> StoreInUse:
-    what = "was changed by another program during the copy"
-    return StoreInUse(reader.where(device, key), what, "Stop that program, then copy again")
-
-
-def _compare(
-    store: Store, stage: Stage, credentials: Credentials, written: dict[Key, bytes]
-) -> None:
-    """Read back what was staged: the same bytes, and they keep their meaning when written again."""
-    back = stage.read(written)
-    for key, data in written.items():
-        if back.get(key) != data or not _is_stable(store, key, data, credentials):
-            place = f"{store.url} ({key})"
-            raise CommitFailed(place, "did not come back as it was written", "Nothing was changed")
-
-
-def _is_stable(store: Store, key: Key, data: bytes, credentials: Credentials) -> bool:
-    value = store.format.decode(key, data)
-    again = store.encode(key, value, credentials).data
-    return again == data or (again is not None and store.format.decode(key, again) == value)
+        helper = reread(recipe, found.credentials)
+    try:
+        yield
+        now = helper.digest() if helper else None
+    finally:
+        if helper:
+            helper.end()
+    # What another process finds is no error before this one finds it too.
+    if now != found.digest and digest_of(reader, device) != found.digest:
+        raise changed(reader)

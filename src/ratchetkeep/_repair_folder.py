@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
 
 from ratchetkeep._repair_job import Job, examples, number
 from ratchetkeep.errors import (
@@ -17,11 +16,12 @@ from ratchetkeep.errors import (
     UnsupportedVersion,
 )
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
-from ratchetkeep.stores._folder_findings import PREFIX, is_leftover
+from ratchetkeep.stores._folder_findings import PREFIX
+from ratchetkeep.stores._folder_names import JOURNAL, traces
 from ratchetkeep.stores._follower import TEMPORARY
 from ratchetkeep.stores._stage import MARK
-from ratchetkeep.stores.directory import JOURNAL, DirectoryStore
-from ratchetkeep.stores.layouts import read_manifest, write_manifest
+from ratchetkeep.stores.directory import DirectoryStore
+from ratchetkeep.stores.layouts import Manifest
 
 
 class Folder(DirectoryStore):
@@ -29,7 +29,7 @@ class Folder(DirectoryStore):
 
     def mend(self, job: Job, *, keep_files: bool) -> None:
         """All repairs, in the order in which one makes the next possible."""
-        if not self._traces(self.names()):
+        if not traces(self.names()):
             found = "is empty" if self.disk.is_folder(self.path) else "is not there"
             raise NoDevice(self.url, found)
         with job.owning(self._owner):
@@ -37,8 +37,8 @@ class Folder(DirectoryStore):
             self._mend_modes(job)
             self._mend_leftovers(job)
             self._mend_journal(job, keep_files=keep_files)
-            if self.layout.manifest:
-                self._mend_manifest(job)
+            if self.layout.listing:
+                self._mend_manifest(job, self.layout.listing)
 
     def _mend_modes(self, job: Job) -> None:
         own = [name for name in self.names() if self._is_own(name)]
@@ -51,14 +51,14 @@ class Folder(DirectoryStore):
             self.layout.key_of(name)
             or name == self.layout.manifest
             or name.startswith(PREFIX)
-            or is_leftover(name)
+            or self.layout.leftovers([name])
         )
 
     def _mend_leftovers(self, job: Job) -> None:
-        for name in sorted(self.names()):
+        names = self.names()
+        ours = [TEMPORARY] if TEMPORARY in names else []
+        for name in sorted([*ours, *self.layout.leftovers(names)]):
             path = f"{self.path}/{name}"
-            if not (name == TEMPORARY or is_leftover(name)):
-                continue
             with job.writing(path):
                 if stat.S_ISREG(self.disk.mode(path)):
                     kept = job.keep(path)
@@ -91,17 +91,17 @@ class Folder(DirectoryStore):
             with job.writing(path):
                 self._recover(latest)
 
-    def _mend_manifest(self, job: Job) -> None:
+    def _mend_manifest(self, job: Job, listing: Manifest) -> None:
         why = self._fault_of_manifest()
         if not why:
             return
         path = f"{self.path}/{self.layout.manifest}"
-        ids, unclear = self._ids()
+        ids, unclear = self._ids(listing)
         if unclear:
             why += f"; not listed, since the name can be read in two ways: {examples(unclear)}"
         with job.writing(path):
             kept = job.keep(path) if self.disk.exists(path) else ""
-            job.replace(path, f"{self.path}/{TEMPORARY}", write_manifest(ids))
+            job.replace(path, f"{self.path}/{TEMPORARY}", listing.write(ids))
         job.note(path, why, kept)
 
     def _fault_of_manifest(self) -> str:
@@ -118,13 +118,13 @@ class Folder(DirectoryStore):
             return "was missing: made again from the files"
         return ""
 
-    def _ids(self) -> tuple[dict[str, list[str]], list[str]]:
+    def _ids(self, listing: Manifest) -> tuple[dict[str, list[str]], list[str]]:
         """The ids by family that have a file, and the files whose id cannot be told."""
         names = {name for name in self.names() if name not in self.overlay}
         names |= {name for name, data in self.overlay.items() if data is not None}
         ids: dict[str, list[str]] = {}
         listed = set()
-        for key in self._known_keys():
+        for key in self._known_keys(listing):
             name = self._name_of(key)
             if name in names:
                 listed.add(name)
@@ -146,14 +146,14 @@ class Folder(DirectoryStore):
         except InvalidValue:
             return ""
 
-    def _known_keys(self) -> set[Key]:
+    def _known_keys(self, listing: Manifest) -> set[Key]:
         """What the old manifest knows, also where it can only be read in part."""
         raw = self._read_file(self.layout.manifest) or b""
         try:
-            ids = read_manifest(raw)
+            ids = listing.read(raw)
             keys = {Key(family, id) for family in ids for id in ids[family]}
         except (DecodeError, UnsupportedVersion):
-            keys = {Key(family, id) for family in FAMILIES for id in _binaries(raw)}
+            keys = {Key(family, id) for family in FAMILIES for id in listing.texts(raw)}
         # What the commits of an unclean stop changed in it, where it cannot be read.
         changed = self._journal.ids
         keys = {key for key in keys if changed.get(key, True)}
@@ -167,16 +167,6 @@ def _is_key(key: Key) -> bool:
     except InvalidValue:
         return False
     return True
-
-
-def _binaries(raw: bytes) -> Iterator[str]:
-    """The texts that stand whole in a damaged term: tag 109, length, bytes."""
-    at = -1
-    while (at := raw.find(b"m", at + 1)) >= 0:
-        size = int.from_bytes(raw[at + 1 : at + 5], "big")
-        text = raw[at + 5 : at + 5 + size]
-        if 0 < size <= 255 and len(text) == size and text.isascii():
-            yield text.decode()
 
 
 # Escaped, ":" is "-" and "/" is "__". A name without either has one reading; of the others, these

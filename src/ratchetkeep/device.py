@@ -409,6 +409,8 @@ def open_in(
     store.acquire(name, read_only=read_only, create=create)
     device = Device(store, name, read_only=read_only, owns_store=owns_store)
     try:
+        if not read_only:
+            store.refuse_moved(name)
         raw = store.read(name, [CREDENTIALS]).get(CREDENTIALS)
         if raw is not None and must_be_new:
             raise DeviceExists(store.url, f"holds a device {name!r} already")
@@ -433,7 +435,7 @@ def open_device(
     url: str | os.PathLike[str], create: bool = False, read_only: bool = False
 ) -> Device:
     """Open the device that ``url`` names: ``sqlite:PATH?device=NAME``, ``baileys:DIR``,
-    ``baileysex:DIR``, ``memory:NAME``, or a bare path, which is looked at.
+    ``baileysex:DIR``, ``baileysex-json:DIR``, ``memory:NAME``, or a bare path, which is looked at.
 
     :param create: make new credentials, committed before this returns, if the place holds no
         trace of a device.
@@ -442,6 +444,7 @@ def open_device(
     :raises StoreDamaged: if something is there and cannot be read, or credentials are missing;
         never taken for absence.
     :raises StoreInUse: if another owner has the device open.
+    :raises DeviceMoved: if it was moved to another place; it can still be opened read-only.
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)

@@ -10,6 +10,7 @@
     ├── UnsupportedVersion   written by a newer version than this one knows
     ├── CommitFailed         a commit is not durable; the store must be opened again
     ├── StoreInUse           another owner has the device open
+    ├── DeviceMoved          the device goes on in another place; this is what stayed behind
     ├── OwnershipLost        this owner may not write any more
     ├── StoreClosed          the device or store was closed before the call
     ├── ReadOnly             a write to something that was opened read-only
@@ -29,6 +30,7 @@ __all__ = [
     "CommitFailed",
     "DecodeError",
     "DeviceExists",
+    "DeviceMoved",
     "InvalidValue",
     "NameCollision",
     "NoDevice",
@@ -119,6 +121,23 @@ class StoreInUse(RatchetkeepError):
         self, place: str, what: str, remedy: str | None = None, *, holder: str = ""
     ) -> None:
         self.holder = holder
+        super().__init__(place, what, remedy)
+
+
+class DeviceMoved(RatchetkeepError):
+    """The device was moved to another place, where it goes on. What is here is what stayed behind:
+    if both went on, each would break the other's sessions.
+
+    :ivar to: the URL of the place, without a password.
+    """
+
+    default_remedy = (
+        "Open it there. If that copy is lost, copy the device from here with from_retired=True "
+        "(ratchetkeep copy --from-retired)"
+    )
+
+    def __init__(self, place: str, what: str, remedy: str | None = None, *, to: str = "") -> None:
+        self.to = to
         super().__init__(place, what, remedy)
 
 

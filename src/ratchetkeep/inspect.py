@@ -44,6 +44,8 @@ class DeviceSummary:
     :ivar changed: when the file or folder last changed; None where that is not known.
     :ivar synced: the last account sync that the client noted, or None.
     :ivar owner: who has it open for writing, in words; "" if nobody.
+    :ivar moved_to: the URL of the place where it goes on, if it was moved; else "".
+    :ivar moved_at: when it was moved, or None.
     """
 
     url: str
@@ -63,6 +65,8 @@ class DeviceSummary:
     changed: datetime.datetime | None
     synced: datetime.datetime | None
     owner: str
+    moved_to: str = ""
+    moved_at: datetime.datetime | None = None
 
     @property
     def records(self) -> int:
@@ -136,6 +140,7 @@ def _summary(
     store: Store, target: urls.Target, credentials: Credentials, count: _Count, owner: str
 ) -> DeviceSummary:
     me = credentials.me
+    moved = store.moved(target.device)
     families = sorted(family for family in count.records if family != CREDENTIALS.family)
     return DeviceSummary(
         url=store.url,
@@ -155,6 +160,8 @@ def _summary(
         changed=_changed(target),
         synced=_time(credentials.last_account_sync_timestamp),
         owner=owner,
+        moved_to=moved.to if moved else "",
+        moved_at=moved.at if moved else None,
     )
 
 

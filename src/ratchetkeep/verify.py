@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from ratchetkeep._checker import Checker
-from ratchetkeep.errors import RatchetkeepError, StoreDamaged, UnsupportedVersion
+from ratchetkeep.errors import DeviceMoved, RatchetkeepError, StoreDamaged, UnsupportedVersion
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Finding, Store
@@ -37,7 +37,7 @@ def verify_device(url: str | os.PathLike[str]) -> list[Finding]:
 
 def check_store(store: Store, device: str) -> list[Finding]:
     """The findings of a device that is acquired."""
-    return [*store.findings(device), *_check(store, device)]
+    return [*store.findings(device), *_mark(store, device), *_check(store, device)]
 
 
 def finding_of(error: RatchetkeepError) -> Finding:
@@ -46,6 +46,17 @@ def finding_of(error: RatchetkeepError) -> Finding:
     if remedy == StoreDamaged.default_remedy:  # it says to verify
         remedy = "Restore it from a backup, or see what `ratchetkeep repair` can mend"
     return Finding("error", error.place, error.what, remedy)
+
+
+def _mark(store: Store, device: str) -> Iterator[Finding]:
+    """That the device was moved to another place, if it was."""
+    try:
+        store.refuse_moved(device)
+    except DeviceMoved as moved:
+        remedy = "Use it there; what is here is older. See `ratchetkeep copy --from-retired`"
+        yield Finding("warning", moved.place, moved.what, remedy)
+    except (StoreDamaged, UnsupportedVersion) as error:
+        yield finding_of(error)
 
 
 def _check(store: Store, device: str) -> Iterator[Finding]:
@@ -63,7 +74,7 @@ def _check(store: Store, device: str) -> Iterator[Finding]:
     checker = Checker(credentials, lambda key: store.where(device, key))
     for key in keys:
         yield from _check_one(store, device, key, checker)
-    yield from checker.finish()
+    yield from checker.finish(lambda family: store.scan(device, family))
 
 
 def _check_one(store: Store, device: str, key: Key, checker: Checker) -> Iterator[Finding]:

@@ -11,12 +11,16 @@ from pyaileys.auth.creds import AuthenticationCreds
 from pyaileys.auth.state import AuthenticationState
 from pyaileys.auth.store import MultiFileAuthState
 from pyaileys.client import WhatsAppClient
+from pyaileys.proto import WAProto_pb2
 from pyaileys.signal.repository import PreKeyBundle, PreKeyBundleKey, SignalRepository
 from pyaileys.wabinary.types import BinaryNode
 
 from ratchetkeep.clients.pyaileys import AuthState, load
 
-OURS, THEIRS = "ratchetkeep", "pyaileys' own folder"
+# pyaileys' protobuf messages; their stubs name none of them.
+WAProto: Any = WAProto_pb2
+
+OURS, THEIRS, SHARED = "ratchetkeep", "pyaileys' own folder", "ratchetkeep on that folder"
 GROUP = "120363041234567890@g.us"
 ALICE, BOB = "15551230001:3@s.whatsapp.net", "998877000000002:7@lid"
 
@@ -41,6 +45,7 @@ def attached(auth: AuthState, **how: Any) -> WhatsAppClient:
 class Side:
     """One side: a store of one kind with a client on it.
 
+    :ivar kind: of its store. Between closing and opening, ``THEIRS`` and ``SHARED`` may take turns.
     :ivar jid: who it is.
     """
 
@@ -75,11 +80,14 @@ class Side:
 
     async def open(self) -> Side:
         """Open the store; the first time it is made."""
-        if self.kind == OURS:
-            self._auth = await load(f"sqlite:{self._folder / self.jid.partition(':')[0]}.db")
+        place = self._folder / self.jid.partition(":")[0]
+        if self.kind in (OURS, SHARED):
+            self._auth = await load(
+                f"sqlite:{place}.db" if self.kind == OURS else f"pyaileys:{place}"
+            )
             self.client = attached(self._auth)
             return self
-        state = await MultiFileAuthState.load(self._folder / self.jid.partition(":")[0])
+        state = await MultiFileAuthState.load(place)
         self._folder_auth = state
         self.client = WhatsAppClient(auth=AuthenticationState(creds=state.creds, keys=state.keys))
         self.client.on("creds.update", lambda _: state.save_creds())
@@ -95,6 +103,7 @@ class Side:
         """Close it; everything in memory is forgotten."""
         if self._auth is not None:
             await self._auth.close()
+            self._auth = None
 
     async def reopen(self) -> None:
         """As if the process had been started again."""

@@ -19,7 +19,7 @@ from pyaileys.messages.wa_message import encode_wa_message_bytes
 from pyaileys.signal.repository import SignalError, SignalRepository
 from pyaileys.wabinary.types import BinaryNode
 
-from clients._sides import ALICE, BOB, OURS, THEIRS, Side, attached, close, pair_of, run
+from clients._sides import ALICE, BOB, OURS, THEIRS, Side, WAProto, attached, close, pair_of, run
 from ratchetkeep import (
     CommitFailed,
     InvalidValue,
@@ -32,7 +32,6 @@ from ratchetkeep import (
     prekeys,
 )
 from ratchetkeep.aio import AsyncDevice, open_async_device
-from ratchetkeep.clients._pyaileys_proto import message
 from ratchetkeep.clients.pyaileys import AuthState, load
 from ratchetkeep.device import open_in
 from ratchetkeep.model import EncodedRecord, SessionRecord
@@ -587,7 +586,7 @@ def test_the_client_reads_a_message(tmp_path: Path) -> None:
         heard: asyncio.Queue[Any] = asyncio.Queue()
         for event in ("message.decrypted", "message.decrypt_error"):
             bob.client.on(event, heard.put_nowait)
-        said = message("Message")
+        said = WAProto.Message()
         said.conversation = "hello"
         words = encode_wa_message_bytes(said.SerializeToString())
         for expected in ("pkmsg", "pkmsg"):

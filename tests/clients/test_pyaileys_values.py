@@ -26,9 +26,10 @@ from pyaileys.auth.utils import init_auth_creds
 from clients._sides import run
 from ratchetkeep import InvalidValue, model, open_device
 from ratchetkeep.clients import _pyaileys_creds, _pyaileys_records
-from ratchetkeep.clients._pyaileys_proto import message
 from ratchetkeep.clients.pyaileys import load
 from ratchetkeep.formats import native
+from ratchetkeep.formats._proto import message
+from ratchetkeep.formats._pyaileys_creds import number
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, EncodedRecord, Key
 from ratchetkeep.testing.strategies import NATIVE, ids, values_for
 
@@ -56,7 +57,7 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
 @st.composite
 def sync_keys(draw: st.DrawFn) -> bytes:
     """An app state sync key as the phone shares it, with or without each member."""
-    data = message("Message.AppStateSyncKeyData")
+    data = message("AppStateSyncKeyData")
     if draw(st.booleans()):
         data.keyData = draw(st.binary(max_size=32))
     if draw(st.booleans()):
@@ -373,8 +374,7 @@ def test_members_of_other_libraries_survive(tmp_path: Path) -> None:
 def test_long_numbers() -> None:
     """A time that Baileys wrote as a JavaScript Long would be read as another number."""
     long = {"low": -1, "high": 0, "unsigned": True}
-    assert _pyaileys_creds.number(long) == 2**32 - 1
-    assert _pyaileys_creds.number({"low": 0, "high": -1, "unsigned": False}) == -(2**32)
-    assert _pyaileys_creds.number({"low": 0, "high": -1, "unsigned": True}) == 2**64 - 2**32
-    assert _pyaileys_creds.number("17") == 17
-    assert _pyaileys_creds.number(None) is None
+    assert number(long) == 2**32 - 1
+    assert number({"low": 0, "high": -1, "unsigned": False}) == -(2**32)
+    assert number({"low": 0, "high": -1, "unsigned": True}) == 2**64 - 2**32
+    assert number("17") == 17

@@ -8,6 +8,7 @@ the format gets a folder of its own beside them.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ def pair(number: int) -> KeyPair:
     return KeyPair(public=key(number), private=key(number + 1))
 
 
+def record_of(sessions: Iterable[Session]) -> SessionRecord:
+    return SessionRecord(sessions={each.index_info.base_key: each for each in sessions})
+
+
 SESSION = SessionRecord(
     sessions={
         public(1): Session(
@@ -110,6 +115,23 @@ SESSION = SessionRecord(
         ),
     },
     extra={"future": (1, "two", b"\3")},
+)
+# As libsignal's spellings are read: keys of skipped messages are derived, and the device's own
+# registration id is repeated.
+LIBSIGNAL = SESSION.replace(
+    sessions={
+        public(1): SESSION.sessions[public(1)].replace(
+            chains={
+                public(8): Chain(
+                    chain_key=ChainKey(counter=5, key=key(9)),
+                    chain_type=2,
+                    derived_keys={1: bytes(range(80)), 2**32 - 1: bytes(80)},
+                ),
+                public(2): Chain(chain_key=ChainKey(counter=0), chain_type=1),
+            },
+            local_registration_id=0,
+        )
+    }
 )
 NEW = Credentials(
     noise_key=pair(1),
@@ -184,6 +206,7 @@ RECORDS: dict[str, tuple[Key, Any]] = {
     "credentials-rich": (CREDENTIALS, RICH),
     "session": (Key("session", "1.0"), SESSION),
     "session-rich": (Key("session", "1.0"), SESSION.replace(extra={"\ud83d": 2**70})),
+    "session-libsignal": (Key("session", "1.0"), LIBSIGNAL),
     "session-empty": (Key("session", "2.0"), SessionRecord()),
     "session-encoded": (
         Key("session", "3.0"),
@@ -241,6 +264,10 @@ NAMES = sorted(RECORDS)
 LATER = {"derived_keys", "local_registration_id"}
 
 
+def holds(value: Any, member: str) -> bool:
+    return getattr(value, member) not in (None, {})
+
+
 def show(value: Any) -> str:
     """The value with all of its content, the same in every version of Python and msgspec."""
     if isinstance(value, Foreign):
@@ -252,7 +279,7 @@ def show(value: Any) -> str:
     if isinstance(value, tuple):
         return "(" + ", ".join(map(show, value)) + ")"
     if hasattr(value, "__struct_fields__"):
-        shown = [n for n in value.__struct_fields__ if n not in LATER or getattr(value, n)]
+        shown = [n for n in value.__struct_fields__ if n not in LATER or holds(value, n)]
         members = ", ".join(f"{n}={show(getattr(value, n))}" for n in shown)
         return f"{type(value).__name__}({members})"
     return ascii(value)
@@ -282,6 +309,32 @@ def test_everything_comes_back(name: str) -> None:
     assert show(back) == show(value)
     assert type(back) is type(value) or isinstance(value, dict)
     assert native.encode(record, back) == native.encode(record, value)
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [
+        (LIBSIGNAL, native.LIBSIGNAL),
+        (SESSION, 0),
+        (
+            record_of(
+                session.replace(local_registration_id=None)
+                for session in LIBSIGNAL.sessions.values()
+            ),
+            native.LIBSIGNAL,
+        ),
+        (
+            record_of(each.replace(chains={}) for each in LIBSIGNAL.sessions.values()),
+            native.LIBSIGNAL,
+        ),
+        (LIBSIGNAL.replace(extra={"big": 2**70}), native.LIBSIGNAL | native.RICH),
+    ],
+)
+def test_a_session_of_libsignal_says_so(value: SessionRecord, flag: int) -> None:
+    """A release that does not know its members would drop them, and with them messages."""
+    raw = native.encode(Key("session", "1.0"), value).data
+    assert raw is not None and raw[3] == flag
+    assert native.decode(Key("session", "1.0"), raw) == value
 
 
 def test_every_family_is_tried() -> None:

@@ -6,16 +6,10 @@ import { createPrivateKey, createPublicKey } from 'node:crypto';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
-import {
-  DEFAULT_CONNECTION_CONFIG,
-  addTransactionCapability,
-  generateSignalPubKey,
-  initAuthCreds,
-  makeCacheableSignalKeyStore,
-  useMultiFileAuthState,
-} from 'baileys';
+import * as baileys from 'baileys';
 import { curve } from 'libsignal';
 
+const { generateSignalPubKey } = baileys;
 export { describeError };
 
 const nothing = () => {};
@@ -53,17 +47,21 @@ export function memoryStore(below) {
 }
 
 export class Peer {
+  /** The version of the library that drives it; a subclass may name another. */
+  static library = baileys;
+
   constructor(name, creds, store, folder) {
+    const { library } = this.constructor;
     this.name = name;
     this.creds = creds;
     this.store = store;
     this.folder = folder;
-    this.keys = addTransactionCapability(
-      makeCacheableSignalKeyStore(store, logger),
+    this.keys = library.addTransactionCapability(
+      library.makeCacheableSignalKeyStore(store, logger),
       logger,
-      DEFAULT_CONNECTION_CONFIG.transactionOpts,
+      library.DEFAULT_CONNECTION_CONFIG.transactionOpts,
     );
-    this.repository = DEFAULT_CONNECTION_CONFIG.makeSignalRepository(
+    this.repository = library.DEFAULT_CONNECTION_CONFIG.makeSignalRepository(
       { creds, keys: this.keys },
       logger,
       async () => [],
@@ -71,18 +69,18 @@ export class Peer {
   }
 
   static async load(name, folder) {
-    const { state } = await useMultiFileAuthState(folder);
-    return new Peer(name, state.creds, state.keys, folder);
+    const { state } = await this.library.useMultiFileAuthState(folder);
+    return new this(name, state.creds, state.keys, folder);
   }
 
   /** A device with new keys that exists in memory only. */
   static fresh(name) {
-    return new Peer(name, initAuthCreds(), memoryStore(), null);
+    return new this(name, this.library.initAuthCreds(), memoryStore(), null);
   }
 
   /** The same device as its folder stands now; what the copy does never reaches the folder. */
   fork() {
-    return new Peer(this.name, this.creds, memoryStore(this.store), null);
+    return new this.constructor(this.name, this.creds, memoryStore(this.store), null);
   }
 
   async key(family, id) {

@@ -9,7 +9,7 @@ Every command ends with one of these exit codes:
   3  no device is there
   4  something is there already
   5  damaged, or the operating system refused
-  6  in use by another owner, or ownership was lost
+  6  in use by another owner, moved to another place, or ownership was lost
   7  the target cannot hold it, or a newer version wrote it
   8  a write failed; none of it counts
  70  a bug in ratchetkeep

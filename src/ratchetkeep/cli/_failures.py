@@ -35,7 +35,7 @@ MEANINGS = {
     MISSING: "no device is there",
     EXISTS: "something is there already",
     DAMAGED: "damaged, or the operating system refused",
-    IN_USE: "in use by another owner, or ownership was lost",
+    IN_USE: "in use by another owner, moved to another place, or ownership was lost",
     NOT_HELD: "the target cannot hold it, or a newer version wrote it",
     NOT_WRITTEN: "a write failed; none of it counts",
     BUG: "a bug in ratchetkeep",
@@ -56,6 +56,7 @@ EXIT_CODES: dict[type[errors.RatchetkeepError], int] = {
     errors.CommitFailed: NOT_WRITTEN,
     errors.ReadOnly: NOT_WRITTEN,
     errors.StoreInUse: IN_USE,
+    errors.DeviceMoved: IN_USE,
     errors.OwnershipLost: IN_USE,
     errors.StoreClosed: IN_USE,
     errors.UnknownStore: USAGE,
@@ -67,6 +68,10 @@ REMEDIES: dict[type[errors.RatchetkeepError], str] = {
     errors.NoDevice: "Check the path, or create a device there with `ratchetkeep new`",
     errors.DeviceExists: "Choose another place, or replace what is there with --overwrite",
     errors.StoreInUse: "Close it there first",
+    errors.DeviceMoved: (
+        "Use it there. If that copy is lost, bring it back from here with `ratchetkeep copy "
+        "--from-retired`"
+    ),
     errors.CommitFailed: "Look at what is there with `ratchetkeep verify`, then try again",
 }
 # Where an error brings no remedy along.

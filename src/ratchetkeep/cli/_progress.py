@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-STEPS = {"check": "checking", "write": "writing"}
+STEPS = {"check": "checking", "rest": "keeping the rest", "write": "writing"}
 
 
 class Bar:

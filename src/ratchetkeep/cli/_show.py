@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratchetkeep.cli import _output as out
 from ratchetkeep.cli._output import clean, number, pairs, say
@@ -20,6 +21,29 @@ ADVICE = (
     "use only one of the two copies from now on; two that both go on break each other's sessions"
 )
 
+# Libraries that use their own stores without asking us; the mark of --retire is none to them.
+STRANGERS = {
+    "baileys": "Node",
+    "baileysex": "Elixir",
+    "baileysex-json": "Elixir",
+    "pyaileys": "pyaileys",
+    "whatsmeow": "whatsmeow",
+}
+# How formats and encodings are called in a plan.
+SPELLINGS = {
+    "baileys": "Baileys' JSON",
+    "baileysex": "BaileysEx's terms (ETF)",
+    "baileysex-json": "BaileysEx's JSON",
+    "pyaileys": "pyaileys' JSON",
+    "whatsmeow": "whatsmeow's rows",
+    "native": "ratchetkeep's own form",
+    "signal-protobuf": "libsignal's protobuf",
+    "go-json": "Go JSON",
+    "pyaileys-json": "JSON of pyaileys",
+    "waeys-json": "JSON of waeys",
+    "baileys-buffer": "bytes of Baileys",
+}
+
 # A copy names the first findings only; verify names them all.
 SHOWN_FINDINGS = 5
 
@@ -30,7 +54,7 @@ SHOWN_FINDINGS = 5
 def inspect_json(summary: DeviceSummary) -> dict[str, Any]:
     """The summary; times as ISO text, secrets are not in it."""
     value = dataclasses.asdict(summary)
-    for name in ("changed", "synced"):
+    for name in ("changed", "synced", "moved_at"):
         moment = value[name]
         value[name] = None if moment is None else out.stamp(moment)
     return {**value, "records": summary.records, "size": summary.size}
@@ -53,6 +77,7 @@ def show_device(summary: DeviceSummary) -> None:
         ("last sync", out.age(summary.synced) if summary.synced else "not known"),
         ("last change", out.age(summary.changed) if summary.changed else "not known"),
         ("owner", clean(summary.owner) or "nobody has it open"),
+        *_moved(summary),
         ("secrets", "not shown"),
     ]
     pairs(rows)
@@ -63,6 +88,12 @@ def show_device(summary: DeviceSummary) -> None:
     lines.append(("credentials", "1", out.size(summary.credentials_size)))
     lines.append(("total", str(summary.records + 1), out.size(summary.size)))
     out.table(("family", "records", "size"), lines)
+
+
+def _moved(summary: DeviceSummary) -> list[tuple[str, str]]:
+    if summary.moved_at is None:
+        return []
+    return [("moved", f"to {clean(summary.moved_to)}, {out.age(summary.moved_at)}")]
 
 
 def _stock(stock: PreKeyStock) -> str:
@@ -143,37 +174,77 @@ def copy_json(summary: CopySummary) -> dict[str, Any]:
     """The summary, and the advice once there are two copies."""
     value = dataclasses.asdict(summary)
     value["findings"] = [finding._asdict() for finding in by_severity(summary.findings)]
-    advice = "" if summary.dry_run else ADVICE
+    value["converted"] = [each._asdict() for each in summary.converted]
+    value["left_behind"] = [each._asdict() for each in summary.left_behind]
+    advice = "" if summary.dry_run else "; ".join(_advice(summary))
     return {**value, "total": summary.total, "advice": advice}
 
 
 def show_plan(summary: CopySummary) -> None:
     """What a copy carries, converts and cannot keep."""
-    same = summary.source_kind == summary.target_kind
-    kinds = f"from {summary.source_kind} to {summary.target_kind}"
-    pairs(
-        [
-            ("from", clean(summary.source)),
-            ("to", clean(summary.target)),
-            (
-                "carried",
-                f"the credentials and {number(summary.total, 'record')}, {out.size(summary.size)}",
-            ),
-            ("converted", "nothing: both are of one kind" if same else f"every record, {kinds}"),
-        ]
-    )
+    records = f"the credentials and {number(summary.total, 'record')}, {out.size(summary.size)}"
+    rows = [
+        ("from", clean(summary.source)),
+        ("to", clean(summary.target)),
+        ("carried", records),
+        ("converted", _converted(summary)),
+    ]
+    if summary.client:
+        rows.append(("for", summary.client))
+    if summary.completed_from:
+        rows.append(("completed", f"from {clean(summary.completed_from)}"))
+    if summary.rest:
+        rows.append(("rest", f"kept in {clean(summary.rest)}"))
+    if summary.retired:
+        rows.append(("then", f"{clean(summary.source)} is marked as moved"))
+    pairs(rows)
     say()
     out.table(
         ("family", "records"),
         [(family, str(count)) for family, count in summary.records.items()],
     )
     say()
+    _show_converted(summary)
     lost = [each for each in summary.not_held if not each.derived]
     _show_not_held("left out, made again or not needed there:", summary.not_held, derived=True)
     _show_not_held("LOST, the target has no place for it:", summary.not_held, derived=False)
     if not lost:
         say("lost: nothing")
+    _show_left_behind(summary)
     _show_source_findings(summary)
+
+
+def _converted(summary: CopySummary) -> str:
+    count = sum(each.count for each in summary.converted)
+    if not count:
+        return "nothing: all of it goes as it is"
+    if count <= summary.total:
+        return f"{count} of {summary.total + 1}, as listed"
+    ways = {(each.source, each.target) for each in summary.converted}
+    return f"all of it, {_way(*ways.pop())}" if len(ways) == 1 else "all of it, as listed"
+
+
+def _show_converted(summary: CopySummary) -> None:
+    """Each conversion, unless one line told of all; what most records have in common comes last."""
+    counts = Counter((each.source, each.target) for each in summary.converted)
+    common, families = counts.most_common(1)[0] if counts else (("", ""), 0)
+    is_all = sum(each.count for each in summary.converted) > summary.total
+    if not counts or (is_all and len(counts) == 1):
+        return
+    say("converted:")
+    for each in summary.converted:
+        if is_all and families > 1 and (each.source, each.target) == common:
+            continue
+        what = "the credentials"
+        if each.family != "credentials":
+            what = number(each.count, f"{each.family} record")
+        say(f"  {what}, {_way(each.source, each.target)}")
+    if is_all and families > 1:
+        say(f"  all else, {_way(*common)}")
+
+
+def _way(source: str, target: str) -> str:
+    return clean(f"from {SPELLINGS.get(source, source)} to {SPELLINGS.get(target, target)}")
 
 
 def _show_not_held(title: str, entries: Iterable[NotHeldByTarget], *, derived: bool) -> None:
@@ -182,10 +253,18 @@ def _show_not_held(title: str, entries: Iterable[NotHeldByTarget], *, derived: b
         return
     say(title)
     for each in chosen:
-        member = f" {each.member}" if each.member else " (the whole record)"
-        say(f"  {clean(each.family + member)}: {clean(each.what)}")
+        member = f" {each.member}" if each.member else ""
+        whole = " (the whole record)" if each.whole else ""
+        say(f"  {clean(each.family + member + whole)}: {clean(each.what)}")
         if each.family != "credentials":
             say(f"    in {number(each.count, 'record')}, such as {clean(each.example)}")
+
+
+def _show_left_behind(summary: CopySummary) -> None:
+    if summary.left_behind:
+        say("stays behind, no other library has a place for it:")
+    for each in summary.left_behind:
+        say(f"  {clean(each.table)}, {number(each.rows, 'row')}: {clean(each.what)}")
 
 
 def _show_source_findings(summary: CopySummary) -> None:
@@ -206,4 +285,44 @@ def show_copied(summary: CopySummary) -> None:
         say("dry run: nothing was written")
         return
     say(f"copied {number(summary.total, 'record')} and the credentials to {clean(summary.target)}")
-    say(f"next: {ADVICE}")
+    if summary.retired:
+        say(f"retired {clean(summary.source)}: it is marked as moved")
+    for advice in _advice(summary):
+        say(f"next: {clean(advice)}")
+
+
+def _advice(summary: CopySummary) -> list[str]:
+    """What to do now that there are two copies."""
+    if not summary.retired:
+        return [ADVICE]
+    stranger = STRANGERS.get(summary.source_kind)
+    if stranger is None:
+        return [f"use {summary.target} from now on"]
+    return [
+        f"use {summary.target} from now on",
+        f"{stranger} does not look at the mark: move {summary.source} away or remove it before "
+        "anything starts it again",
+    ]
+
+
+# -- devices
+
+
+class Listed(NamedTuple):
+    """A device of a store.
+
+    :ivar moved_to: the URL of the place where it goes on, if it was moved; else "".
+    """
+
+    device: str
+    url: str
+    moved_to: str
+
+
+def show_devices(listed: Sequence[Listed]) -> None:
+    """A line for each device."""
+    pairs([(clean(each.device), clean(each.url) + _moved_away(each.moved_to)) for each in listed])
+
+
+def _moved_away(to: str) -> str:
+    return f"  moved to {clean(to)}" if to else ""

@@ -169,6 +169,33 @@ def copy(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the device at DST, in one step.")
     ] = False,
+    client: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="CLIENT",
+            help="Who opens DST: pyaileys, waeys, baileys, baileysex or whatsmeow. A store of ours "
+            "gets the sessions in that library's spelling.",
+        ),
+    ] = None,
+    keep_rest: Annotated[
+        bool,
+        typer.Option(
+            "--keep-rest", help="Keep what DST cannot hold in a file beside it, for the way back."
+        ),
+    ] = False,
+    retire: Annotated[
+        bool,
+        typer.Option(
+            "--retire", help="Then mark SRC as moved: ratchetkeep lets nobody go on with it."
+        ),
+    ] = False,
+    from_retired: Annotated[
+        bool,
+        typer.Option(
+            "--from-retired", help="Copy from a device that was moved: DST of then is lost."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and tell; write nothing.")
     ] = False,
@@ -176,8 +203,9 @@ def copy(
 ) -> int:
     """Copy a device, without pairing again.
 
-    To another store or another library's format. What the target cannot hold is listed before
-    anything is written. The source is never changed.
+    To another store or another library's format. What is converted, and what the target cannot
+    hold, is listed before anything is written. The source is not changed, but for the mark of
+    --retire. Go on with one of the two only: two living copies break each other's sessions.
     """
     from ratchetkeep.copy import CopySummary, copy_device
 
@@ -195,6 +223,10 @@ def copy(
                 source,
                 target,
                 overwrite,
+                client=client,
+                keep_rest=keep_rest,
+                retire=retire,
+                from_retired=from_retired,
                 dry_run=dry_run,
                 progress=bar.report,
                 confirm=confirm,
@@ -207,16 +239,18 @@ def copy(
             show.show_plan(summary)
         show.show_copied(summary)
     except KeyboardInterrupt:
-        raise fail.Interrupted(_left_behind(bar, dry_run)) from None
+        raise fail.Interrupted(_outcome(bar, dry_run=dry_run, retire=retire)) from None
     return fail.DONE
 
 
-def _left_behind(bar: Bar, dry_run: bool) -> str:
+def _outcome(bar: Bar, *, dry_run: bool, retire: bool) -> str:
     if bar.finished and not dry_run:
         return "the copy is complete"
     if bar.written:
         # The one step that publishes may be done or not; it is never half done.
-        return "the target is either as it was or the whole copy; `ratchetkeep inspect` shows which"
+        what = "the target is either as it was or the whole copy; `ratchetkeep inspect` shows which"
+        mark = ", and of the source whether it is marked as moved"
+        return what + mark if retire else what
     return "the target is as it was"
 
 
@@ -226,25 +260,27 @@ def devices(url: Url, as_json: Json = False) -> int:
     """List the devices of a store with their URLs."""
     from ratchetkeep.errors import NoDevice
     from ratchetkeep.stores import urls
+    from ratchetkeep.stores._moved import marks
 
-    store = urls.open_target(urls.parse(url))
+    target = urls.parse(url)
+    store = urls.open_target(target)
     try:
         names, place = store.devices(), store.url
+        moved = marks(store, names)
     finally:
         store.close()
     if not names:
         raise NoDevice(place, "holds no device")
-    listed = [{"device": name, "url": _device_url(place, name)} for name in names]
+    listed = [
+        show.Listed(
+            device=name,
+            url=place + urls.query_of(target._replace(device=name)),
+            moved_to=moved[name].to if name in moved else "",
+        )
+        for name in names
+    ]
     if as_json:
-        out.say_json({"url": place, "devices": listed})
+        out.say_json({"url": place, "devices": [each._asdict() for each in listed]})
     else:
-        out.pairs([(out.clean(each["device"]), out.clean(each["url"])) for each in listed])
+        show.show_devices(listed)
     return fail.DONE
-
-
-def _device_url(place: str, name: str) -> str:
-    from urllib.parse import quote
-
-    from ratchetkeep.stores.base import DEFAULT_DEVICE
-
-    return place if name == DEFAULT_DEVICE else f"{place}?device={quote(name, safe='')}"

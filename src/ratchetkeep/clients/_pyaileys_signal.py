@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from pyaileys.signal.group import jid_to_sender_key_name
 from pyaileys.signal.repository import PreKeyBundle, SignalRepository
-
-from ._pyaileys_proto import parsed
 
 if TYPE_CHECKING:
     from .pyaileys import AuthState
@@ -103,6 +102,10 @@ def _sender_key(group_jid: str, author_jid: str) -> str:
 
 def _pre_key(ciphertext: bytes) -> list[str]:
     """The name of the pre-key that a first message uses up: two must not use the same one."""
-    first = parsed("PreKeySignalMessage", ciphertext[1:])
-    # If it is none, the engine says what is wrong with it.
-    return [f"pre-key {first.preKeyId}"] if first is not None and first.preKeyId else []
+    # Imported when first needed, as the engine itself does: there are a thousand messages.
+    first = import_module("pyaileys.proto.WAProto_pb2").PreKeySignalMessage()
+    try:
+        first.ParseFromString(ciphertext[1:])
+    except import_module("google.protobuf.message").DecodeError:
+        return []  # the engine says what is wrong with it
+    return [f"pre-key {first.preKeyId}"] if first.preKeyId else []

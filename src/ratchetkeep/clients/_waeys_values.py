@@ -126,7 +126,8 @@ def from_record(family: str, id: str, record: Any, url: str = "") -> Any:
         raise NotHeld(
             f"{url} ({family} {id})",
             f"is in the encoding {record.encoding!r} of another client, which waeys cannot read",
-            "Go on with that client, or pair waeys anew in another place",
+            "Nothing was changed. Copy the device to a sqlite: store in waeys' form: "
+            "`ratchetkeep copy SRC DST --for waeys`",
         )
     return revived(parse(record.data))
 

@@ -12,8 +12,8 @@
 
 Tested with pyaileys 0.1.5. Its sessions and sender keys are stored as they are, under the encoding
 ``signal-protobuf``; values of other families are stored as the model's, or under the encoding
-``pyaileys-json`` where the model has no form that gives back the same. Folder stores have no place
-for these encodings, so ``load`` refuses them.
+``pyaileys-json`` where the model has no form that gives back the same. A store that cannot hand
+these back as they are, such as a folder of Baileys, is refused by ``load``.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ from pyaileys.client import WhatsAppClient
 from ratchetkeep import prekeys
 from ratchetkeep.aio import AsyncDevice, open_async_device
 from ratchetkeep.errors import InvalidValue, NotHeld, StoreClosed
+from ratchetkeep.formats.pyaileys import PROTOBUF
 from ratchetkeep.model import Credentials, EncodedRecord, Key, KeyPair, check_key
 from ratchetkeep.stores import urls
 
 from ._pyaileys_creds import Texts, texts_of, to_client, with_changes
-from ._pyaileys_records import PROTOBUF, check_form
+from ._pyaileys_records import check_form
 from ._pyaileys_records import to_client as to_client_value
 from ._pyaileys_records import to_model as to_model_value
 from ._pyaileys_signal import Keep, Repository
@@ -391,9 +392,11 @@ def _records(family: str, members: Mapping[str, Any | None]) -> dict[str, Any]:
 
 
 def _check_store(url: str | os.PathLike[str]) -> None:
-    """See that the store can hold pyaileys' sessions, before anything is made in it."""
+    """See that the store can hold pyaileys' sessions as they are, before anything is made in it."""
     target = urls.parse(url)
-    example = EncodedRecord(encoding=PROTOBUF, data=b"")
-    if urls.open_target(target).format.encode(Key("session", "1.0"), example, None).data is None:
+    format = urls.open_target(target).format
+    key, example = Key("session", "1.0"), EncodedRecord(encoding=PROTOBUF, data=b"")
+    data = format.encode(key, example, None).data
+    if data is None or format.decode(key, data) != example:
         what = f"a {target.kind} folder has no place for pyaileys' sessions"
         raise NotHeld(urls.shown(target), what)

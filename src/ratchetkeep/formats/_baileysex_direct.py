@@ -11,11 +11,11 @@ from ._baileysex_signal import (
     SKIPPED_STRUCT,
     Keyed,
     SkippedCodec,
-    message_key,
 )
 from ._direct import Inline, Out, Write, refuse
 from ._etf_direct import DIRECT, IN_BASE64, NUMBER, binary, map_head
 from ._etf_terms import atom_bytes, integer_bytes
+from ._libsignal import group_message_key
 
 __all__ = ["DIRECT"]
 
@@ -37,7 +37,7 @@ _SKIPPED = map_head(5) + atom_bytes("__struct__") + atom_bytes(SKIPPED_STRUCT) +
 def _skipped(value: SenderMessageKey, out: Out) -> None:
     if value.extra:
         refuse()
-    iv, cipher_key = message_key(value.seed)
+    iv, cipher_key = group_message_key(value.seed)
     out += (_SKIPPED, binary(cipher_key), _ITERATION, integer_bytes(value.iteration))
     out += (_IV, binary(iv), _SEED, binary(value.seed))
 

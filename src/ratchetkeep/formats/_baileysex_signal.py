@@ -5,9 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from ratchetkeep.model import (
     OPEN,
     RECEIVING,
@@ -33,6 +30,7 @@ from ratchetkeep.model._checks import Refused, kind_of
 from . import etf
 from ._baileys_signal import prefixed
 from ._json import from_base64, to_base64
+from ._libsignal import group_message_key
 from ._shape import Codec, Losses, Many, Member, Shape
 from ._terms import BYTES, INT, AtomMap, AtomOf, from_bytes, from_integer
 
@@ -138,9 +136,13 @@ RECORD = _full(
 
 
 def session_record(raw: Any) -> SessionRecord:
-    """A session record; raises Refused. Erlang keeps no order, so the open session comes first,
-    then the closed ones from the newest on: as other libraries look for a message's session."""
-    record: SessionRecord = RECORD.decode(raw)
+    """A session record of a term; raises Refused."""
+    return in_order(RECORD.decode(raw))
+
+
+def in_order(record: SessionRecord) -> SessionRecord:
+    """The record with the open session first, then the closed ones from the newest on, as other
+    libraries look for a message's session: Erlang keeps no order."""
     ordered = sorted(record.sessions.items(), key=_newest_first)
     return record.replace(sessions=FrozenDict(ordered))
 
@@ -175,12 +177,6 @@ def _identity(creds: Credentials | None, path: str, losses: Losses) -> bytes | N
     return prefixed(creds.signed_identity_key.public)
 
 
-def message_key(seed: bytes) -> tuple[bytes, bytes]:
-    """IV (16 bytes) and cipher key (32) of a group message: HKDF-SHA256, info ``WhisperGroup``."""
-    made = HKDF(SHA256(), 48, salt=bytes(32), info=b"WhisperGroup").derive(seed)
-    return made[:16], made[16:]
-
-
 class SkippedCodec:
     """The key of a skipped group message. BaileysEx repeats what follows from the seed."""
 
@@ -196,12 +192,14 @@ class SkippedCodec:
         derived = {etf.Atom("iv"), etf.Atom("cipher_key")}
         plain = etf.Map(tuple(pair for pair in raw.items() if pair[0] not in derived))
         key: SenderMessageKey = self.shape.decode(plain)
-        if (raw.get(etf.Atom("iv")), raw.get(etf.Atom("cipher_key"))) != message_key(key.seed):
+        if (raw.get(etf.Atom("iv")), raw.get(etf.Atom("cipher_key"))) != group_message_key(
+            key.seed
+        ):
             raise Refused("its IV and cipher key do not follow from its seed")
         return key
 
     def encode(self, value: SenderMessageKey, path: str, losses: Losses) -> etf.Map:
-        iv, cipher_key = message_key(value.seed)
+        iv, cipher_key = group_message_key(value.seed)
         members = {"iteration": value.iteration, "seed": value.seed}
         members |= {"iv": iv, "cipher_key": cipher_key}
         return self.dialect.join(members, value.extra, path, losses)

@@ -10,14 +10,14 @@ import binascii
 import codecs
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from ratchetkeep.errors import DecodeError
 from ratchetkeep.model import Foreign, FrozenDict
 from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
-from ._shape import ABSENT, PRIVATE, Leaf, Losses
+from ._shape import ABSENT, PRIVATE, Codec, Leaf, Losses
 
 MAX_BYTES = 64 * 1024 * 1024
 # Python prints and parses numbers of up to 4300 digits.
@@ -42,9 +42,10 @@ def _float(text: str) -> float:
     return number
 
 
-def parse(raw: bytes | str) -> Any:
+def parse(raw: bytes | str, *, constant: Callable[[str], Any] = _constant) -> Any:
     """The JSON value of ``raw``.
 
+    :param constant: what ``NaN``, ``Infinity`` and ``-Infinity`` stand for; they are no JSON.
     :raises DecodeError: if it is not exactly one JSON value of bounded size and depth.
     """
     if len(raw) > MAX_BYTES:
@@ -54,7 +55,7 @@ def parse(raw: bytes | str) -> Any:
     try:
         text = raw.decode() if isinstance(raw, bytes) else raw
         return json.loads(
-            text, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float
+            text, object_pairs_hook=_pairs, parse_constant=constant, parse_float=_float
         )
     except json.JSONDecodeError as error:
         what = "is empty" if not raw.strip() else f"is not JSON (at character {error.pos})"
@@ -136,21 +137,24 @@ def from_free(raw: Any, depth: int = 0) -> Any:
     return free(raw, depth)
 
 
-def to_free(value: Any, path: str, losses: Losses) -> Any:
-    """JSON of a value of no fixed shape; what JSON cannot spell is noted and left out."""
+def to_free(value: Any, path: str, losses: Losses, *, finite: bool = True) -> Any:
+    """JSON of a value of no fixed shape; what JSON cannot spell is noted and left out.
+
+    :param finite: numbers that are not finite have no spelling.
+    """
     if isinstance(value, Foreign):
         losses.note(path, f"a value that only {value.encoding.upper()} can spell is left out")
         return ABSENT
     if isinstance(value, bytes):
         return to_buffer(value)
     if isinstance(value, dict):
-        written = {k: to_free(v, f"{path}.{k}", losses) for k, v in value.items()}
+        written = {k: to_free(v, f"{path}.{k}", losses, finite=finite) for k, v in value.items()}
         return {k: v for k, v in written.items() if v is not ABSENT}
     if isinstance(value, tuple):
-        items = [to_free(v, f"{path}[{i}]", losses) for i, v in enumerate(value)]
+        items = [to_free(v, f"{path}[{i}]", losses, finite=finite) for i, v in enumerate(value)]
         # A hole would move the items behind it, so a list is held whole or not at all.
         return ABSENT if any(item is ABSENT for item in items) else items
-    if (isinstance(value, float) and not math.isfinite(value)) or (
+    if (finite and isinstance(value, float) and not math.isfinite(value)) or (
         isinstance(value, int) and value.bit_length() > MAX_BITS
     ):
         losses.note(path, "a number that JSON cannot spell is left out")
@@ -170,13 +174,16 @@ def typed(kind: type) -> Leaf:
 
 
 class Free:
-    """The codec of a value of no fixed shape."""
+    """The codec of a value of no fixed shape; see :func:`to_free`."""
+
+    def __init__(self, *, finite: bool = True) -> None:
+        self._finite = finite
 
     def decode(self, raw: Any) -> Any:
         return from_free(raw)
 
     def encode(self, value: Any, path: str, losses: Losses) -> Any:
-        return to_free(value, path, losses)
+        return to_free(value, path, losses, finite=self._finite)
 
 
 TEXT, INT, BOOL = typed(str), typed(int), typed(bool)
@@ -188,7 +195,13 @@ FREE = Free()
 
 
 class JsonObject:
-    """The dialect of JSON objects."""
+    """The dialect of JSON objects.
+
+    :param free: how members that we do not know are spelled.
+    """
+
+    def __init__(self, free: Codec = FREE) -> None:
+        self._free = free
 
     def split(self, raw: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(raw, dict):
@@ -199,7 +212,7 @@ class JsonObject:
         if name.startswith(PRIVATE):
             raise Refused("holds a member whose name begins with NUL")
         try:
-            rest[name] = from_free(raw)
+            rest[name] = self._free.decode(raw)
         except Refused as refused:
             raise Refused(refused.what, f".{name}{refused.path}") from None
 
@@ -208,7 +221,7 @@ class JsonObject:
     ) -> dict[str, Any]:
         for name, value in extra.items():
             if not name.startswith(PRIVATE):
-                written = to_free(value, f"{path}.{name}", losses)
+                written = self._free.encode(value, f"{path}.{name}", losses)
                 if written is not ABSENT:
                     members.setdefault(name, written)
             elif isinstance(value, Foreign):

@@ -25,14 +25,26 @@ class Loss(NamedTuple):
     """What a target format cannot hold.
 
     :ivar place: the record and member, such as ``session 1555.0: indexInfo.used``.
-    :ivar what: the consequence, in words; no content.
+    :ivar what: the consequence, in words; no content. Where ``amount`` is given it has an ``{n}``.
     :ivar derived: True if it can be made again, or is not needed by the library that owns the
         format; such a loss never stops a write.
+    :ivar amount: how many of what ``what`` speaks of; a copy adds them up over all records.
     """
 
     place: str
     what: str
     derived: bool
+    amount: int | None = None
+
+    @property
+    def told(self) -> str:
+        """``what``, with the amount in it."""
+        return tell_amount(self.what, self.amount)
+
+
+def tell_amount(what: str, amount: int | None) -> str:
+    """The consequence of a :class:`Loss`, with the amount where it has its ``{n}``."""
+    return what if amount is None else what.replace("{n}", str(amount))
 
 
 class Losses:
@@ -41,9 +53,11 @@ class Losses:
     def __init__(self) -> None:
         self.found: list[Loss] = []
 
-    def note(self, path: str, what: str, *, derived: bool = False) -> None:
-        """Add a loss at ``path``."""
-        self.found.append(Loss(path.lstrip("."), what, derived))
+    def note(
+        self, path: str, what: str, *, derived: bool = False, amount: int | None = None
+    ) -> None:
+        """Add a loss at ``path``; with an ``amount``, ``what`` has an ``{n}`` for it."""
+        self.found.append(Loss(path.lstrip("."), what, derived, amount))
 
 
 class Codec(Protocol):

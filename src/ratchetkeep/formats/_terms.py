@@ -93,7 +93,10 @@ class Number64:
             return value
         losses.note(path, "a JavaScript Long becomes a plain number", derived=True)
         number: int = (value["high"] & 0xFFFFFFFF) << 32 | (value["low"] & 0xFFFFFFFF)
-        return number if value["unsigned"] or number < 2**63 else number - 2**64
+        if number < 2**63:
+            return number
+        # As text it is one that the model takes.
+        return str(number).encode() if value["unsigned"] else number - 2**64
 
 
 TEXT, NUMBER64 = Text(), Number64()

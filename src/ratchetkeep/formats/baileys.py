@@ -12,6 +12,7 @@ from typing import Any
 from ratchetkeep.errors import DecodeError, InvalidValue
 from ratchetkeep.model import (
     CREDENTIALS,
+    FAMILIES,
     Account,
     AccountSettings,
     AppStateSyncKey,
@@ -36,7 +37,9 @@ from ratchetkeep.model import (
 )
 from ratchetkeep.model._checks import Refused, kind_of
 
+from . import spellings
 from ._baileys_direct import DIRECT
+from ._baileys_reader import READER
 from ._baileys_signal import SENDER_KEY, SESSION
 from ._base import Encoded
 from ._json import (
@@ -245,9 +248,12 @@ CODECS: dict[str, Codec] = {
 
 DIRECT.inline[TEXT_BYTES] = IN_BASE64
 DIRECT.kinds[MapOf] = lambda codec: DIRECT.keyed(QUOTED, codec.item)
+READER.mirrors[TEXT_BYTES] = READER.mirrors[BASE64]
+READER.kinds[MapOf] = lambda codec: READER.mapped(str, codec.item)
 
 # The encoding of session bytes that came in a Buffer: some client's own, which we do not look into.
 BUFFER_ENCODING = "baileys-buffer"
+_BUFFERED = (BUFFER_ENCODING, "session")
 
 
 def decode(key: Key, raw: bytes) -> Any:
@@ -255,6 +261,15 @@ def decode(key: Key, raw: bytes) -> Any:
 
     :raises DecodeError: naming the member and what is wrong with it, never its content.
     """
+    if key != CREDENTIALS:  # they have members of no fixed shape
+        value = READER.read(CODECS[key.family], raw, FAMILIES[key.family][1])
+        if value is not None:
+            return value
+    return from_tables(key, raw)
+
+
+def from_tables(key: Key, raw: bytes) -> Any:
+    """As :func:`decode`, by the tables, whatever is in it."""
     parsed = parse(raw)
     try:
         if key.family == "session" and isinstance(parsed, dict) and parsed.get("type") == "Buffer":
@@ -270,10 +285,10 @@ def decode(key: Key, raw: bytes) -> Any:
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
     """The text of the file of ``key``, and what of ``value`` it cannot hold."""
     losses = Losses()
-    if isinstance(value, EncodedRecord):
-        if value.encoding == BUFFER_ENCODING and key.family == "session":
-            return Encoded(dump(to_buffer(value.data)), ())
-        losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as JSON")
+    if isinstance(value, EncodedRecord) and (value.encoding, key.family) == _BUFFERED:
+        return Encoded(dump(to_buffer(value.data)), ())
+    value = spellings.for_node(key, value, credentials, losses)
+    if value is None:
         return Encoded(None, tuple(losses.found))
     if key.family == "session":
         _note_identities(value, credentials, losses)

@@ -19,7 +19,6 @@ from ratchetkeep.model import (
     Contact,
     Credentials,
     DisappearingMode,
-    EncodedRecord,
     FrozenDict,
     HistoryMessage,
     IndexValue,
@@ -34,7 +33,7 @@ from ratchetkeep.model import (
 )
 from ratchetkeep.model._checks import Refused
 
-from . import etf
+from . import etf, spellings
 from ._baileysex_direct import DIRECT
 from ._baileysex_signal import RECORD, SENDER_KEY, session_record, with_identities
 from ._base import Encoded
@@ -88,10 +87,16 @@ class TextKeyed:
 
 
 class ExpiringMode:
-    """The disappearing mode, which BaileysEx keys by text."""
+    """The disappearing mode, which BaileysEx keys by text.
+
+    :param free: the format's codec of values of no fixed shape.
+    """
+
+    def __init__(self, free: Codec) -> None:
+        self._free = free
 
     def decode(self, raw: Any) -> DisappearingMode:
-        known = FREE.decode(raw)
+        known = self._free.decode(raw)
         if not isinstance(known, FrozenDict):
             raise Refused("expected a map by text")
         rest = dict(known)
@@ -105,7 +110,7 @@ class ExpiringMode:
             raise Refused(invalid.what, "." + invalid.place.partition(".")[2]) from None
 
     def encode(self, value: DisappearingMode, path: str, losses: Losses) -> Any:
-        return FREE.encode(self.members(value), path, losses)
+        return self._free.encode(self.members(value), path, losses)
 
     def members(self, value: DisappearingMode) -> FrozenDict[str, Any]:
         """All members, as a value of no fixed shape."""
@@ -121,22 +126,35 @@ class ExpiringMode:
 
 
 class SyncKey:
-    """An app state sync key: its bytes alone (what BaileysEx writes), or a map with them."""
+    """An app state sync key: its bytes alone (what BaileysEx writes), or a map with them.
+
+    :param alone: how the bytes alone are spelled.
+    :param as_map: how the map is.
+    """
 
     bare = PRIVATE + "map"
 
+    def __init__(self, alone: Codec, as_map: Codec) -> None:
+        self._alone = alone
+        self._as_map = as_map
+
     def decode(self, raw: Any) -> AppStateSyncKey:
-        if type(raw) is bytes:
-            return AppStateSyncKey(key_data=raw)
-        key: AppStateSyncKey = _SYNC_KEY_MAP.decode(raw)
+        if self.is_alone(raw):
+            return AppStateSyncKey(key_data=self._alone.decode(raw))
+        key: AppStateSyncKey = self._as_map.decode(raw)
         return key.replace(extra={**key.extra, self.bare: True})
+
+    def is_alone(self, raw: Any) -> bool:
+        """Whether the bytes stand alone there."""
+        return type(raw) is bytes
 
     def encode(self, value: AppStateSyncKey, path: str, losses: Losses) -> Any:
         for attr in ("fingerprint", "timestamp"):
             if getattr(value, attr) is not None:
                 losses.note(f"{path}.{attr}", "BaileysEx keeps the key's bytes alone", derived=True)
-        as_map = _SYNC_KEY_MAP.encode(value, path, losses)
-        return as_map if self.bare in value.extra else value.key_data
+        as_map = self._as_map.encode(value, path, losses)
+        is_map = self.bare in value.extra
+        return as_map if is_map else self._alone.encode(value.key_data, path, losses)
 
 
 KEY_PAIR = _full(KeyPair, Member("private", "private", BYTES), Member("public", "public", BYTES))
@@ -162,7 +180,7 @@ HISTORY_MESSAGE = _sparse(
     Member("key", "key", MESSAGE_KEY),
     Member("message_timestamp", "message_timestamp", NUMBER64, None),
 )
-EXPIRING = ExpiringMode()
+EXPIRING = ExpiringMode(FREE)
 SETTINGS = _full(
     AccountSettings,
     Member("unarchive_chats", "unarchive_chats", BOOL, False),
@@ -220,7 +238,8 @@ STATE = _full(
     struct="Elixir.BaileysEx.Auth.State",
     strict=True,
 )
-_SYNC_KEY_MAP = _sparse(AppStateSyncKey, Member("key_data", "key_data", BYTES))
+SYNC_KEY_MAP = _sparse(AppStateSyncKey, Member("key_data", "key_data", BYTES))
+SYNC_KEY = SyncKey(BYTES, SYNC_KEY_MAP)
 SYNC_VERSION = _full(
     AppStateSyncVersion,
     Member("version", "version", INT),
@@ -244,7 +263,7 @@ CODECS: dict[str, Codec] = {
     "pre-key": KEY_PAIR,
     "sender-key": SENDER_KEY,
     "sender-key-memory": TextKeyed(BOOL),
-    "app-state-sync-key": SyncKey(),
+    "app-state-sync-key": SYNC_KEY,
     "app-state-sync-version": SYNC_VERSION,
     "lid-mapping": TEXT,
     "device-list": Many(TEXT),
@@ -291,8 +310,8 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
     :param credentials: the device's, whose identity key every session repeats.
     """
     losses = Losses()
-    if isinstance(value, EncodedRecord):
-        losses.note("", f"a record in the encoding {value.encoding!r} cannot be written as ETF")
+    value = spellings.for_node(key, value, credentials, losses, times=False)
+    if value is None:
         return Encoded(None, tuple(losses.found))
     if key.family == "session":
         value = with_identities(value, losses, credentials)

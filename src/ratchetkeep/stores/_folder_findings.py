@@ -14,28 +14,27 @@ if TYPE_CHECKING:
     from .directory import DirectoryStore
 
 PREFIX = ".ratchetkeep."
-MARK_OF_LEFTOVERS = ".etf.tmp-"
-
-
-def is_leftover(name: str) -> bool:
-    """True for the temporary files of BaileysEx: one left over makes a later save of it fail."""
-    _, mark, number = name.rpartition(MARK_OF_LEFTOVERS)
-    return bool(mark) and number.isdecimal()
 
 
 def folder_findings(store: DirectoryStore) -> Iterator[Finding]:
     """Files that are no record, leftovers, modes, an unfinished journal, the manifest."""
     open_to_others = 0
-    for name in sorted(store.names()):
-        path = f"{store.shown}/{name}"
+    names = sorted(store.names())
+    leftovers, mode_of = store.layout.leftovers(names), store.disk.mode
+    for name in names:
         try:
-            mode = store.disk.mode(f"{store.path}/{name}")
+            mode = mode_of(f"{store.path}/{name}")
         except FileNotFoundError:
             continue  # its owner has removed it meanwhile
         except OSError as error:
+            path = f"{store.shown}/{name}"
             raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
         known = name in store.index.files or name == store.layout.manifest
-        if is_leftover(name):
+        if known and name not in leftovers and stat.S_ISREG(mode):
+            open_to_others += mode & 0o077 != 0
+            continue
+        path = f"{store.shown}/{name}"
+        if name in leftovers:
             remedy = "Open the device once: opening removes it"
             yield Finding("warning", path, "was left over by a stopped program", remedy)
         elif known and not stat.S_ISREG(mode):

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ratchetkeep.errors import DecodeError, StoreDamaged, StoreUnreadable, UnsupportedVersion
 from ratchetkeep.model import Key
 
 from .journal import Entry, Journal
-from .layouts import read_manifest
+from .layouts import Manifest
 
 if TYPE_CHECKING:
     from .directory import DirectoryStore
 
 # What a disk writes at once, whatever the file system.
 SECTOR = 512
+
+
+class Changed(NamedTuple):
+    """The ids that commits changed in a manifest, and how it spells them."""
+
+    ids: Collection[Key]
+    listing: Manifest
 
 
 def refuse_foreign_writes(
@@ -27,7 +34,8 @@ def refuse_foreign_writes(
     :raises StoreDamaged: naming a file that another program wrote; nothing was changed.
     :raises StoreUnreadable: naming what cannot be read.
     """
-    disk, listed = store.disk, {store.layout.manifest: journal.ids}
+    disk, listing = store.disk, store.layout.listing
+    listed = {store.layout.manifest: Changed(journal.ids, listing)} if listing else {}
     try:
         written = disk.modified(journal.path)
     except OSError as error:
@@ -60,22 +68,20 @@ def versions_of(commits: Iterable[Iterable[Entry]]) -> dict[str, list[bytes | No
     return versions
 
 
-def is_foreign(
-    found: bytes, ours: Sequence[bytes | None], changed: Collection[Key] | None = None
-) -> bool:
+def is_foreign(found: bytes, ours: Sequence[bytes | None], changed: Changed | None = None) -> bool:
     """True unless the bytes are one of ours, or what a power cut may leave of one that was never
     synced: cut short, or with sectors of zeros.
 
-    :param changed: for BaileysEx's manifest: ids that commits changed. It is written as it is
-        after any of them, so it is ours if it lists what one of ours does, but for some of these.
+    :param changed: for BaileysEx's manifest. It is written as it is after any of the commits, so
+        it is ours if it lists what one of ours does, but for some of the ids that they changed.
     """
     written = [data for data in ours if data is not None]
     if any(_is_left_of(found, data) for data in written):
         return False
-    if changed is None or (listed := _listed(found)) is None:
+    if changed is None or (listed := _listed(found, changed.listing)) is None:
         return True
-    lists = [_listed(data) for data in written]
-    return not any(each is not None and listed ^ each <= set(changed) for each in lists)
+    lists = [_listed(data, changed.listing) for data in written]
+    return not any(each is not None and listed ^ each <= set(changed.ids) for each in lists)
 
 
 def _is_left_of(found: bytes, data: bytes) -> bool:
@@ -87,9 +93,9 @@ def _is_left_of(found: bytes, data: bytes) -> bool:
     )
 
 
-def _listed(manifest: bytes) -> set[tuple[str, str]] | None:
+def _listed(manifest: bytes, listing: Manifest) -> set[tuple[str, str]] | None:
     try:
-        ids = read_manifest(manifest)
+        ids = listing.read(manifest)
     except (DecodeError, UnsupportedVersion):
         return None
     return {(family, id) for family in ids for id in ids[family]}

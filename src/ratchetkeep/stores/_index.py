@@ -83,6 +83,18 @@ class Index:
                     yield key
         yield from (key for key in sharers if family in (None, key.family))
 
+    def in_order(self) -> Iterator[tuple[Key, str]]:
+        """All records with their files, sorted by file name, as they are now."""
+        with self._entering:
+            files = sorted(self.files)
+            owners, sharers = dict(self._owners), dict(self._sharers)
+        for name in files:
+            key = owners.get(name) or self.layout.key_of(name)
+            if key is not None:
+                yield key, name
+            for key in sharers.get(name, ()):
+                yield key, name
+
     def list_owners(self, listed: Listed) -> list[Key]:
         """Take the owners of the files from a manifest.
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable
 
-from ._folder_findings import MARK_OF_LEFTOVERS, is_leftover
 from ._follower import TEMPORARY, put_file
 from ._stage import sweep_beside
 
@@ -34,7 +33,7 @@ def recover(store: DirectoryStore, latest: Mapping[str, bytes | None]) -> list[s
     if store._journal.ids:
         _recover_manifest(store)
     names = store.names()
-    leftovers = [name for name in names if MARK_OF_LEFTOVERS in name and is_leftover(name)]
+    leftovers = store.layout.leftovers(names)
     for name in leftovers:
         disk.unlink(f"{folder}/{name}")
     if latest or leftovers:

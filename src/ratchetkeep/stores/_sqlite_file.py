@@ -32,13 +32,15 @@ from ._stage import staging_name, sweep
 from .disk import Disk
 
 APPLICATION_ID = 0x524B4550  # "RKEP"
-VERSION = 1
+VERSION = 2
 HEADER = b"SQLite format 3\0"
 STAGE = ".stage-"
+WHATSMEOW = "a database of whatsmeow's: use whatsmeow: before the path"
 
 SCHEMA = f"""
 CREATE TABLE devices (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,
+    moved_to TEXT, moved_at INTEGER
 ) STRICT;
 CREATE TABLE records (
     device INTEGER NOT NULL, family TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL,
@@ -48,9 +50,17 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
+
+
+def _to_version_2(connection: apsw.Connection) -> None:
+    """Where a device was moved to, and when."""
+    connection.execute("ALTER TABLE devices ADD COLUMN moved_to TEXT")
+    connection.execute("ALTER TABLE devices ADD COLUMN moved_at INTEGER")
+
+
 # Schema upgrades, by the version that they start from; each runs in one transaction that also
 # raises user_version.
-UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {}
+UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {1: _to_version_2}
 
 # How long to wait for a foreign program (a shell, a backup) that has the file locked.
 BUSY_MILLISECONDS = 5000
@@ -58,6 +68,8 @@ BUSY_MILLISECONDS = 5000
 # Files that this process has open through SQLite. Opening and closing such a file by other means
 # would drop SQLite's locks on it (POSIX), and another program could then remove its log.
 _HELD: dict[apsw.Connection, tuple[int, int]] = {}
+# Those of them that are another library's.
+_FOREIGN: set[apsw.Connection] = set()
 _GUARD = threading.RLock()
 
 
@@ -69,6 +81,7 @@ def _in_forked_child() -> None:
     for connection in _HELD:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _HELD.clear()
+    _FOREIGN.clear()
 
 
 os.register_at_fork(after_in_child=_in_forked_child)
@@ -96,16 +109,18 @@ def translated(
 
 
 def look(path: str) -> str:
-    """What is at ``path``: ``""`` (nothing), ``"ours"``, or words for anything else.
+    """What is at ``path``: ``""`` (nothing), ``"ours"``, ``WHATSMEOW``, or words for anything else.
 
     :raises StoreDamaged: for what must have been a store.
     :raises StoreUnreadable: if it cannot be read.
+    :raises StoreInUse: for another program's database, if that program keeps everybody out.
     """
     try:
         with _GUARD:
             found = os.stat(path)
-            if (found.st_dev, found.st_ino) in _HELD.values():
-                return "ours"
+            for connection, held in _HELD.items():
+                if held == (found.st_dev, found.st_ino):
+                    return WHATSMEOW if connection in _FOREIGN else "ours"
             if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
                 raise StoreDamaged(path, "is not a plain file")
             with Path(path).open("rb") as file:
@@ -130,8 +145,26 @@ def look(path: str) -> str:
     if header[:16] != HEADER:
         return "a file that is not an SQLite database"
     if header[68:72] != APPLICATION_ID.to_bytes(4, "big"):
-        return "an SQLite database of another program"
+        return WHATSMEOW if _is_whatsmeow(path) else "an SQLite database of another program"
     return "ours"
+
+
+def _is_whatsmeow(path: str) -> bool:
+    """True if the database of another program has whatsmeow's tables."""
+    try:
+        connection = connect_foreign(path, read_only=True)
+    except apsw.BusyError:
+        what = "another program has had it locked for a while"
+        raise StoreInUse(path, what, "Stop that program, then try again") from None
+    except apsw.Error:
+        return False
+    try:
+        wanted = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'whatsmeow_device'"
+        return connection.execute(wanted).fetchone() is not None
+    except apsw.Error:
+        return False
+    finally:
+        disconnect(connection)
 
 
 def _identity(path: str) -> tuple[int, int]:
@@ -164,6 +197,7 @@ def disconnect(connection: apsw.Connection) -> None:
         with suppress(apsw.Error):
             connection.close(True)
         _HELD.pop(connection, None)
+        _FOREIGN.discard(connection)
 
 
 def require_ours(path: str, url: str) -> bool:
@@ -195,8 +229,11 @@ def sweep_beside(path: str) -> None:
         sweep(Disk(), folder, name + STAGE)
 
 
-def begin_staging(path: str) -> str:
-    """Make an empty store beside ``path``, under a name of its own, which is given."""
+def begin_staging(path: str, fill: Callable[[str], None] | None = None) -> str:
+    """Make an empty store beside ``path``, under a name of its own, which is given.
+
+    :param fill: gives an empty file its schema; ours if None.
+    """
     disk = Disk()
     folder, name = os.path.split(os.path.abspath(path))
     try:
@@ -206,7 +243,7 @@ def begin_staging(path: str) -> str:
     except OSError as error:
         raise write_failed(path, error) from None
     try:
-        _fill(staged)
+        (fill or _fill)(staged)
     except BaseException:
         disk.unlink(staged)
         raise
@@ -251,6 +288,25 @@ def connect(path: str, url: str, *, vfs: str | None = None) -> apsw.Connection:
     return connection
 
 
+def connect_staged(path: str, url: str) -> apsw.Connection:
+    """A connection to a file that :func:`begin_staging` made: no journal and no sync, since nobody
+    else has it, and it is synced as a whole when it is published. Nothing can be rolled back."""
+    connection = connect(path, url)
+    try:
+        with mapped(url):
+            connection.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").fetchall()
+    except BaseException:
+        disconnect(connection)
+        raise
+    return connection
+
+
+def finish_staged(connection: apsw.Connection) -> None:
+    """Give a staged file the journal that ours have, and close it."""
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    disconnect(connection)
+
+
 def connect_read_only(path: str, url: str) -> apsw.Connection:
     """A connection that reads one consistent snapshot, whatever the owner writes meanwhile."""
     with _GUARD, mapped(url):
@@ -269,6 +325,49 @@ def connect_read_only(path: str, url: str) -> apsw.Connection:
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
             connection = _snapshot(name, url, flags=flags)
         _HELD[connection] = _identity(path)
+    return connection
+
+
+def connect_foreign(path: str, *, read_only: bool = False) -> apsw.Connection:
+    """A connection to another library's file, whose settings stay as they are; raises apsw.Error.
+
+    :param read_only: change nothing. In a file with a write-ahead log, see one moment from now on;
+        in another one that would keep its writers out, who do not expect it.
+    """
+    with _GUARD:
+        connection = _snapshot_of(path) if read_only else _foreign(path)
+        _HELD[connection] = _identity(path)
+        _FOREIGN.add(connection)
+    return connection
+
+
+def _snapshot_of(path: str) -> apsw.Connection:
+    """As :func:`connect_read_only`; and a file whose last commit was broken off is not whole."""
+    flags = apsw.SQLITE_OPEN_READONLY if _has_log(path) else apsw.SQLITE_OPEN_READWRITE
+    try:
+        return _foreign(path, flags, snapshot=True)
+    except (apsw.CantOpenError, apsw.ReadOnlyError):
+        if _has_log(path) or os.path.exists(path + "-journal"):
+            raise
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        return _foreign(f"file:{_quoted(path)}?immutable=1", flags, snapshot=True)
+
+
+def _foreign(
+    name: str, flags: int = apsw.SQLITE_OPEN_READWRITE, *, snapshot: bool = False
+) -> apsw.Connection:
+    connection = apsw.Connection(name, flags=flags)
+    try:
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        if snapshot:
+            connection.execute("PRAGMA query_only = ON").fetchall()
+            if connection.pragma("journal_mode") == "wal":
+                connection.execute("BEGIN")
+        # The first that is read: from here on a snapshot stands.
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import apsw
 
@@ -21,6 +22,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
+from ._moved import Moved, moved_of, to_milliseconds
 from ._owner import Ownership
 from .base import Prepared
 
@@ -36,6 +38,14 @@ _GET_MANY = (
     "AND id IN (SELECT value FROM json_each(?))"
 )
 
+# Rows in the order of the unique key, a portion at a time.
+_GET_AFTER = (
+    "SELECT family, id, data FROM records WHERE device = ? AND (family, id) > (?, ?) "
+    "ORDER BY family, id LIMIT 256"
+)
+
+# The schema that has a place for where a device was moved to.
+MARKS = 2
 
 AGAIN = "Close all devices of the file and open them again: opening shows what reached the disk"
 
@@ -201,6 +211,23 @@ def add_device(connection: apsw.Connection, device: str) -> int:
     return connection.last_insert_rowid()
 
 
+def read_moved(connection: apsw.Connection, device: str, place: str) -> Moved | None:
+    """Where a device was moved to, if it was."""
+    if int(connection.pragma("user_version")) < MARKS:
+        return None  # a file that nobody has written to since
+    statement = "SELECT moved_to, moved_at FROM devices WHERE name = ?"
+    row = connection.execute(statement, (device,)).fetchone()
+    to, at = row or (None, None)
+    return None if to is None and at is None else moved_of(to, at, place)
+
+
+def write_moved(connection: apsw.Connection, number: int, moved: Moved | None) -> None:
+    """Note where a device was moved to, or that it lives here."""
+    mark = (moved.to, to_milliseconds(moved.at)) if moved else (None, None)
+    statement = "UPDATE devices SET moved_to = ?, moved_at = ? WHERE id = ?"
+    connection.execute(statement, (*mark, number))
+
+
 def read_rows(
     connection: apsw.Connection, number: int | None, keys: Iterable[Key]
 ) -> dict[Key, bytes]:
@@ -214,6 +241,14 @@ def read_rows(
         for id, data in connection.execute(statement, (number, family, what)):
             found[Key(family, id)] = data
     return found
+
+
+def read_after(
+    connection: apsw.Connection, number: int | None, last: tuple[str, str]
+) -> list[tuple[str, str, bytes]]:
+    """The next rows of a device in the order of family and id, after the one named."""
+    rows = connection.execute(_GET_AFTER, (number, *last)).fetchall()
+    return cast(list[tuple[str, str, bytes]], rows)
 
 
 def write_rows(

@@ -88,6 +88,7 @@ class FolderStage:
         manifest = self._store.manifest_of(self._index.records())
         if manifest is not None:
             self._disk.write(f"{self._folder}/{self._store.layout.manifest}", manifest)
+        self._disk.hurry(self._folder)
         for name in self._disk.list(self._folder):
             self._disk.sync(f"{self._folder}/{name}")
         self._disk.sync_folder(self._folder)

@@ -14,15 +14,29 @@ from several threads. Every store promises:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
-from ratchetkeep.errors import DecodeError, DeviceExists, NotHeld, StoreDamaged, UnsupportedVersion
+from ratchetkeep.errors import (
+    DecodeError,
+    DeviceExists,
+    DeviceMoved,
+    InvalidValue,
+    NotHeld,
+    StoreDamaged,
+    UnsupportedVersion,
+)
 from ratchetkeep.formats import Encoded, Format, Loss
 from ratchetkeep.model import Credentials, Key
 
+from ._moved import Moved
+
 DEFAULT_DEVICE = "default"
+
+# Records that are read together where all are read one after the other.
+_PORTION = 256
 
 
 class Prepared(NamedTuple):
@@ -51,6 +65,19 @@ class Finding(NamedTuple):
     place: str
     what: str
     remedy: str
+
+
+class LeftBehind(NamedTuple):
+    """Something beside the records that a library keeps for a device, and no other one has.
+
+    :ivar table: where it is.
+    :ivar rows: how much there is.
+    :ivar what: what it is, and what its lack leads to.
+    """
+
+    table: str
+    rows: int
+    what: str
 
 
 def counted(number: int, noun: str) -> str:
@@ -86,6 +113,8 @@ class Store(ABC):
     url: str
     # True if a reader sees one moment of the device, whatever its owner writes meanwhile.
     reads_snapshots = False
+    # Why a device here cannot be marked as moved, in words; "" where it can.
+    no_mark = ""
 
     @abstractmethod
     def devices(self) -> list[str]:
@@ -115,6 +144,25 @@ class Store(ABC):
     @abstractmethod
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
         """The keys of one family, or of everything with the credentials; in no order."""
+
+    def count(self, device: str) -> int:
+        """How many records there are, with the credentials."""
+        return sum(1 for _ in self.scan(device))
+
+    def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
+        """All records with their bytes, the credentials too; in an order that stays the same while
+        nothing changes, and without holding all of them.
+
+        :raises StoreDamaged: if a record that is there cannot be read.
+        """
+        keys = self.scan(device)
+        while portion := list(islice(keys, _PORTION)):
+            found = self.read(device, portion)
+            for key in portion:
+                if key not in found:
+                    what = "was there, and cannot be read back"
+                    raise StoreDamaged(self.where(device, key), what)
+                yield key, found[key]
 
     @abstractmethod
     def apply(self, *batches: Prepared) -> None:
@@ -157,8 +205,36 @@ class Store(ABC):
         """Remove a device that this process has acquired, in one step."""
 
     @abstractmethod
+    def mark_moved(self, device: str, to: str) -> None:
+        """Note, durably, that the device that this process has acquired goes on at the URL ``to``.
+        The mark goes away when a stage replaces the device, or with the device.
+
+        :raises CommitFailed: if that failed.
+        """
+
+    @abstractmethod
+    def moved(self, device: str) -> Moved | None:
+        """Where the device was moved to, if it was; it need not be acquired.
+
+        :raises StoreDamaged: if the mark cannot be read.
+        :raises UnsupportedVersion: if a newer version wrote it.
+        """
+
+    def refuse_moved(self, device: str) -> None:
+        """:raises DeviceMoved: if the device was moved to another place."""
+        moved = self.moved(device)
+        if moved is not None:
+            name = "" if device == DEFAULT_DEVICE else f"device {device!r} "
+            raise DeviceMoved(self.url, name + moved.told, to=moved.to)
+
+    @abstractmethod
     def findings(self, device: str) -> Iterator[Finding]:
         """What is the matter with the store's own structure: leftovers, strays, modes, index."""
+
+    def left_behind(self, device: str) -> list[LeftBehind]:
+        """What a copy of the device, which this process has acquired, leaves behind: its library
+        keeps it beside the records, and no other one has a place for it."""
+        return []
 
     @abstractmethod
     def holder(self, device: str) -> str:
@@ -172,6 +248,14 @@ class Store(ABC):
         """The place of a record, for errors."""
         name = "" if device == DEFAULT_DEVICE else f"{device}, "
         return f"{self.url} ({name}{key})"
+
+    # Where this very place can hold less than its kind: of a record's bytes in our format, those
+    # that it can hold, and what is lost. It is asked after :meth:`encode`, where it is not None.
+    fits: Callable[[Key, bytes], Encoded] | None = None
+
+    def foresee(self, source: Store, device: str) -> None:  # noqa: B027 - most need not
+        """Look over the source of a copy to here, which has ``device`` open, for what no single
+        record tells and ``fits`` is to know."""
 
     def encode(self, key: Key, value: Any, credentials: Credentials | None) -> Encoded:
         """The record's bytes here, with what of it cannot be held."""
@@ -197,13 +281,21 @@ class Store(ABC):
 
         :param credentials: the device's as they are after the batch.
         :raises NotHeld: if something that cannot be made again has no place in this format.
+        :raises InvalidValue: for a record in another client's spelling that is damaged.
         """
         encoded: dict[Key, bytes | None] = {}
         for key, value in changes.items():
             if value is None:
                 encoded[key] = None
                 continue
-            data, losses = self.encode(key, value, credentials)
+            try:
+                data, losses = self.encode(key, value, credentials)
+            except DecodeError as error:  # an EncodedRecord that is not what its encoding says
+                member = f"{key} {error.place}".strip()
+                raise InvalidValue(member, error.what, "Nothing was stored") from None
+            if data is not None and self.fits is not None:
+                data, more = self.fits(key, data)
+                losses = (*losses, *more)
             if losses or data is None:
                 self._check_held(key, data, [loss for loss in losses if not loss.derived])
             encoded[key] = data
@@ -212,5 +304,5 @@ class Store(ABC):
     def _check_held(self, key: Key, data: bytes | None, lost: Sequence[Loss]) -> None:
         if lost or data is None:
             place = f"{key} {lost[0].place}".strip() if lost else str(key)
-            what = lost[0].what if lost else "cannot be held"
+            what = lost[0].told if lost else "cannot be held"
             raise NotHeld(f"{self.url} ({place})", what)

@@ -1,4 +1,4 @@
-"""Folders that another library can open: ``baileys:DIR`` and ``baileysex:DIR``.
+"""Folders that another library can open: ``baileys:DIR``, ``baileysex:DIR`` and their like.
 
 One file a record, as that library names it, behind our commit journal: a commit is one write and
 one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and gone after closing.
@@ -7,7 +7,6 @@ one sync, then the files follow. What is under ``.ratchetkeep.*`` is ours and go
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -27,29 +26,24 @@ from ratchetkeep.errors import (
     UnknownStore,
 )
 from ratchetkeep.formats import Encoded, Loss
-from ratchetkeep.model import FAMILIES, Credentials, Key
+from ratchetkeep.model import Credentials, Key
 
-from ._folder_findings import folder_findings, is_leftover
+from ._creds_kind import creds_of_another
+from ._folder_findings import folder_findings
+from ._folder_names import JOURNAL, MOVED, is_of_another_kind, traces
 from ._follower import Follower
 from ._foreign import refuse_foreign_writes
 from ._index import Change, Index, Listed, with_changes
+from ._moved import Moved, mark_of_folder, moved_now, write_mark
 from ._recovery import recover
 from ._stage import FolderStage
 from .base import DEFAULT_DEVICE, Finding, Prepared, Stage, Store
 from .disk import MAX_FILE, Disk
 from .journal import Entry, Journal
-from .layouts import LAYOUTS, listed_in, manifest_of
+from .layouts import LAYOUTS
 
-JOURNAL = ".ratchetkeep.journal"
-COMPAT_MANIFEST = ".baileys_ex_file_persistence.json"
-COMPAT = (
-    "is a folder of BaileysEx's compat JSON, which this version cannot read",
-    "In BaileysEx, migrate it to the native backend, then use baileysex:DIR",
-)
-# What names a device of any library, or what is left of one.
-_TRACE = re.compile(
-    rf"{re.escape(JOURNAL)}\Z|creds\.|\.baileys_ex_|(?:{'|'.join(map(re.escape, FAMILIES))})-"
-)
+# The one kind whose files could be taken for another's.
+COMPAT = LAYOUTS["baileysex-json"]
 T = TypeVar("T")
 
 # Beyond this the files are synced and the journal starts again, so that it stays small.
@@ -59,7 +53,7 @@ JOURNAL_LIMIT = 8 * 1024 * 1024
 class DirectoryStore(Store):
     """One device in one folder.
 
-    :param kind: ``baileys`` or ``baileysex``.
+    :param kind: as in a URL: one of :data:`LAYOUTS`.
     :param path: the folder.
     :param background: let the files follow their journal in a thread; else when closing.
     :ivar index: the records and their file names.
@@ -104,11 +98,12 @@ class DirectoryStore(Store):
         self.unlisted: list[str] = []
         self.has_manifest = False
         self._is_manifest_synced = False
+        self._is_moved = False
 
     # -- opening and closing
 
     def devices(self) -> list[str]:
-        return [DEFAULT_DEVICE] if self._traces(self.names()) else []
+        return [DEFAULT_DEVICE] if traces(self.names()) else []
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         with self._lock:
@@ -142,9 +137,10 @@ class DirectoryStore(Store):
         :raises UnknownStore: for a place that is none of ours.
         """
         with suppress(OSError):
+            others = "" if self.layout is COMPAT else f"{self.path}/{COMPAT.manifest}"
             if self.disk.exists(f"{self.path}/creds{self.layout.suffix}"):
-                return not self.disk.exists(f"{self.path}/{COMPAT_MANIFEST}") or bool(self.names())
-        return bool(self._traces(self.names()))
+                return not (others and self.disk.exists(others)) or bool(self.names())
+        return bool(traces(self.names()))
 
     def _make_folder(self) -> None:
         if self._do(lambda: self.disk.is_folder(self.path)):
@@ -215,31 +211,24 @@ class DirectoryStore(Store):
             found = self.disk.list(self.path)
         except OSError as error:
             raise StoreUnreadable(self.url, f"cannot be read: {error.strerror}") from None
-        if COMPAT_MANIFEST in found:
-            raise UnknownStore(self.url, *COMPAT)
+        if COMPAT.manifest in found and self.layout.manifest not in found:
+            what = "is a folder of BaileysEx's compat JSON"
+            raise UnknownStore(self.url, what, f"Use {COMPAT.kind}:DIR")
         return found
-
-    def _traces(self, names: Iterable[str]) -> list[str]:
-        """What names a device of any library, or what is left of one."""
-        return list(filter(_TRACE.match, names))
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         names = self.names()
-        traces = self._traces(names)
+        found = traces(names)
         remedy = "Choose an empty place"
-        if any(self._is_of_another_kind(name) for name in traces):
+        if is_of_another_kind(self.layout, found) or creds_of_another(self, found):
             raise DeviceExists(self.url, "holds a device in another library's format", remedy)
-        if traces and not overwrite:
+        if found and not overwrite:
             raise DeviceExists(self.url, "holds a device already")
-        if names and not traces:
+        if names and not found:
             raise DeviceExists(self.url, "is a folder with other files in it", remedy)
 
-    def _is_of_another_kind(self, name: str) -> bool:
-        is_ours = name == self.layout.manifest or self.layout.key_of(name) or is_leftover(name)
-        return name != JOURNAL and not is_ours
-
     def trace(self, device: str) -> str:
-        found = sorted({*self._traces({*self.names(), *self.index.files})} - {JOURNAL})
+        found = sorted({*traces({*self.names(), *self.index.files})} - {JOURNAL})
         if not found:
             return ""
         others = f" and {len(found) - 1} more files" if len(found) > 1 else ""
@@ -258,7 +247,9 @@ class DirectoryStore(Store):
             if self._journal.ids:
                 self._listed()  # a damaged one is refused before anything is changed
             self.overlay = {}
-            self._build_index(self._do(lambda: self._recover(latest)))
+            names = self._do(lambda: self._recover(latest))
+            self._is_moved = MOVED in names
+            self._build_index(names)
         else:
             self._build_index()
 
@@ -294,11 +285,12 @@ class DirectoryStore(Store):
         return with_changes(self._in_manifest(), self._journal.ids)
 
     def _in_manifest(self) -> dict[str, list[str]]:
-        raw = self._read_file(self.layout.manifest) if self.layout.manifest else None
-        if raw is None:
+        listing = self.layout.listing
+        raw = self._read_file(self.layout.manifest) if listing else None
+        if listing is None or raw is None:
             return {}
         self.has_manifest = True
-        return listed_in(raw, f"{self.shown}/{self.layout.manifest}")
+        return listing.listed_in(raw, f"{self.shown}/{self.layout.manifest}")
 
     # -- reading
 
@@ -321,8 +313,9 @@ class DirectoryStore(Store):
 
     def _read_file(self, name: str) -> bytes | None:
         pending, data = self._follower.look(name)
-        if pending:
-            return data
+        return data if pending else self._read_settled(name)
+
+    def _read_settled(self, name: str) -> bytes | None:
         if name in self.overlay:
             return self.overlay[name]
         try:
@@ -337,6 +330,21 @@ class DirectoryStore(Store):
         self._check_open()
         with self._lock:
             return self.index.records(family)
+
+    def count(self, device: str) -> int:
+        self._check_open()
+        return len(self.index)
+
+    def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
+        self._check_open()
+        # Nothing is ever behind the files of a folder that is only read.
+        read = self._read_settled if self._state == "read-only" else self._read_file
+        for key, name in self.index.in_order():
+            raw = read(name)
+            if raw is not None:
+                yield key, raw
+            elif not self.is_live and self.index.name_of(key) == name:
+                raise StoreDamaged(f"{self.shown}/{name}", "vanished while the device was open")
 
     def where(self, device: str, key: Key) -> str:
         name = self.index.name_of(key)
@@ -366,23 +374,26 @@ class DirectoryStore(Store):
         with self._lock:
             self._check_open(write=True)
             files, change = self._files(batches)
-            if not files:
-                return
-            ids = change.ids if self.layout.manifest else {}
-            try:
-                self._sync_manifest(ids)
-                self._journal.append(files, ids)
-                change.enter()
-                self._follow(files, of_ids=bool(ids))
-                if self._journal.size > JOURNAL_LIMIT:
-                    self._begin_again()
-            except OSError as error:
-                self._failed = True
-                raise CommitFailed(self.url, f"the commit failed: {error.strerror}") from None
-            except BaseException:
-                # Interrupted, or the journal is gone: nobody knows what the disk has.
-                self._failed = True
-                raise
+            if files:
+                self._commit(files, change)
+                self._is_moved = False
+
+    def _commit(self, files: list[Entry], change: Change) -> None:
+        ids = change.ids if self.layout.manifest else {}
+        try:
+            self._sync_manifest(ids)
+            self._journal.append(files, ids)
+            change.enter()
+            self._follow(files, of_ids=bool(ids))
+            if self._journal.size > JOURNAL_LIMIT:
+                self._begin_again()
+        except OSError as error:
+            self._failed = True
+            raise CommitFailed(self.url, f"the commit failed: {error.strerror}") from None
+        except BaseException:
+            # Interrupted, or the journal is gone: nobody knows what the disk has.
+            self._failed = True
+            raise
 
     def _begin_again(self) -> None:
         """Empty the journal after a commit. That is durable, so whatever fails here is the next
@@ -395,9 +406,9 @@ class DirectoryStore(Store):
     def _follow(self, files: list[Entry], *, of_ids: bool) -> None:
         manifest = self.layout.manifest
         if manifest:
-            of_ids = of_ids or any(name == manifest for name, _ in files)
-            files = [entry for entry in files if entry[0] != manifest]
-            self.has_manifest = bool(self.index)
+            others = [entry for entry in files if entry[0] != manifest]
+            if len(others) < len(files):
+                files, of_ids, self.has_manifest = others, True, bool(self.index)
         self._follower.add(files, of_ids=of_ids)
 
     def _files(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
@@ -413,6 +424,8 @@ class DirectoryStore(Store):
                     name = self.layout.file_name(key)
                     change.put(key, name, self.shown)
                     files[name] = data
+        if self._is_moved:
+            files[MOVED] = None  # whoever writes to it makes it a living device
         if files and self.layout.manifest:
             if change.leaves_nothing:
                 files[self.layout.manifest] = None
@@ -454,9 +467,7 @@ class DirectoryStore(Store):
 
     def manifest_of(self, keys: Iterable[Key]) -> bytes | None:
         """The manifest for ``keys``, or None where the library keeps none."""
-        if not self.layout.manifest:
-            return None
-        return manifest_of(keys)
+        return self.layout.listing.of(keys) if self.layout.listing else None
 
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         return FolderStage(self, overwrite=overwrite)
@@ -467,6 +478,16 @@ class DirectoryStore(Store):
         self.release(device)
         if not self.names():
             self._do(lambda: self.disk.remove_folder(self.path))
+
+    def mark_moved(self, device: str, to: str) -> None:
+        with self._lock:
+            self._check_open(write=True)
+            self._commit([(MOVED, write_mark(moved_now(to)))], Change(self.index))
+            self._is_moved = True
+
+    def moved(self, device: str) -> Moved | None:
+        with self._lock:
+            return mark_of_folder(self)
 
     def findings(self, device: str) -> Iterator[Finding]:
         self._check_open()

@@ -2,16 +2,16 @@
 
 Both libraries escape a name by ``/`` -> ``__`` and ``:`` -> ``-``, which cannot be undone in
 general. The grammar of the ids that clients make undoes it (Baileys); BaileysEx keeps ids in its
-manifest.
+manifest, as terms or as JSON.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from itertools import filterfalse
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ratchetkeep.errors import (
     DecodeError,
@@ -20,12 +20,57 @@ from ratchetkeep.errors import (
     StoreDamaged,
     UnsupportedVersion,
 )
-from ratchetkeep.formats import Format, baileys, baileysex, etf
+from ratchetkeep.formats import Format, baileys, baileysex, baileysex_json, etf, pyaileys
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
+
+from . import _json_manifest
 
 # ``sender-key-memory`` before ``sender-key``: the longer prefix is the family.
 _BY_LENGTH = sorted(FAMILIES, key=len, reverse=True)
 MAX_NAME_BYTES = 255
+
+
+class Manifest(NamedTuple):
+    """How a library spells its list of ids.
+
+    :ivar read: the ids by family; raises DecodeError if it is damaged or another backend's, and
+        UnsupportedVersion.
+    :ivar write: its bytes, as the library writes it.
+    :ivar texts: the texts that stand whole in a damaged one.
+    """
+
+    read: Callable[[bytes], dict[str, list[str]]]
+    write: Callable[[Mapping[str, Iterable[str]]], bytes]
+    texts: Callable[[bytes], Iterator[str]]
+
+    def listed_in(self, raw: bytes, place: str) -> dict[str, list[str]]:
+        """The ids that a manifest lists, by family, of the families that we know.
+
+        :raises StoreDamaged: naming ``place``, if it is damaged or lists what no record is called.
+        :raises UnsupportedVersion: as :attr:`read`.
+        """
+        try:
+            ids = self.read(raw)
+        except DecodeError as error:
+            raise StoreDamaged(place, error.what) from None
+        except UnsupportedVersion as error:
+            raise UnsupportedVersion(place, error.what) from None
+        known = {family: ids[family] for family in ids if family in FAMILIES}
+        try:
+            for family in known:
+                for id in filterfalse(_PLAIN_IDS[family], known[family]):
+                    check_key(family, id)
+        except InvalidValue as error:
+            raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
+        return known
+
+    def of(self, keys: Iterable[Key]) -> bytes:
+        """The manifest that lists ``keys``; the credentials are never listed."""
+        ids: dict[str, list[str]] = {}
+        for family, id in keys:
+            if family != CREDENTIALS.family:
+                ids.setdefault(family, []).append(id)
+        return self.write(ids)
 
 
 class Layout(Protocol):
@@ -34,11 +79,15 @@ class Layout(Protocol):
     :ivar kind: as in a URL.
     :ivar suffix: of record files.
     :ivar manifest: name of the file that lists the ids, or "".
+    :ivar listing: how that file spells them, or None.
+    :ivar is_told_by_manifest: without it, the files could be another library's.
     """
 
     kind: str
     suffix: str
     manifest: str
+    listing: Manifest | None
+    is_told_by_manifest: bool
     format: Format
 
     def file_name(self, key: Key) -> str:
@@ -58,6 +107,9 @@ class Layout(Protocol):
     def doubtful(self, family: str, ids: Iterable[str], names: Container[str]) -> list[str]:
         """The ids that have no file in ``names``, or one that may stand for another id by itself;
         in their order."""
+
+    def leftovers(self, names: Iterable[str]) -> list[str]:
+        """The names of temporary files of the library: one left over can make a later save fail."""
 
 
 def _escape(text: str) -> str:
@@ -117,6 +169,9 @@ class _Names(ABC):
     """What both kinds of folder do alike."""
 
     suffix: str
+    manifest = ""
+    listing: Manifest | None = None
+    is_told_by_manifest = False
     # What only names of temporary files hold, or "".
     temporary = ""
 
@@ -162,6 +217,12 @@ class _Names(ABC):
         except InvalidValue:
             return False
 
+    def leftovers(self, names: Iterable[str]) -> list[str]:
+        if not self.temporary:
+            return []
+        mark = self.suffix + self.temporary
+        return [name for name in names if name.rpartition(mark)[2].isdecimal() and mark in name]
+
     def doubtful(self, family: str, ids: Iterable[str], names: Container[str]) -> list[str]:
         plain, prefix, suffix = _PLAIN_IDS[family], family + "-", self.suffix
         return [
@@ -180,7 +241,6 @@ class BaileysLayout(_Names):
 
     kind = "baileys"
     suffix = ".json"
-    manifest = ""
     format: Format = baileys
 
     def file_name(self, key: Key) -> str:
@@ -198,15 +258,18 @@ class BaileysLayout(_Names):
         return escaped
 
 
-class BaileysExLayout(_Names):
-    """BaileysEx's native folder. The manifest knows every id; without it, names are undone as that
-    library does it."""
+class PyaileysLayout(BaileysLayout):
+    """pyaileys' multi-file folder: it names its files as Baileys does."""
 
-    kind = "baileysex"
-    suffix = ".etf"
-    manifest = ".baileys_ex_native_file_persistence.etf"
+    kind = "pyaileys"
+    format: Format = pyaileys
+
+
+class _BaileysEx(_Names):
+    """What BaileysEx's two backends do alike. The manifest knows every id; without it, names are
+    undone as that library does it."""
+
     temporary = _TEMPORARY
-    format: Format = baileysex
 
     def file_name(self, key: Key) -> str:
         name = _file_name(key, self.suffix)
@@ -260,37 +323,6 @@ def write_manifest(ids: Mapping[str, Iterable[str]]) -> bytes:
     return etf.encode(etf.Map(pairs))
 
 
-def listed_in(raw: bytes, place: str) -> dict[str, list[str]]:
-    """The ids that a manifest lists, by family, of the families that we know.
-
-    :raises StoreDamaged: naming ``place``, if it is damaged or lists what no record is called.
-    :raises UnsupportedVersion: as :func:`read_manifest`.
-    """
-    try:
-        ids = read_manifest(raw)
-    except DecodeError as error:
-        raise StoreDamaged(place, error.what) from None
-    except UnsupportedVersion as error:
-        raise UnsupportedVersion(place, error.what) from None
-    known = {family: ids[family] for family in ids if family in FAMILIES}
-    try:
-        for family in known:
-            for id in filterfalse(_PLAIN_IDS[family], known[family]):
-                check_key(family, id)
-    except InvalidValue as error:
-        raise StoreDamaged(place, f"lists {error.place}, but {error.what}") from None
-    return known
-
-
-def manifest_of(keys: Iterable[Key]) -> bytes:
-    """The manifest that lists ``keys``; the credentials are never listed."""
-    ids: dict[str, list[str]] = {}
-    for family, id in keys:
-        if family != CREDENTIALS.family:
-            ids.setdefault(family, []).append(id)
-    return write_manifest(ids)
-
-
 def _text(term: Any) -> str:
     try:
         if type(term) is bytes:
@@ -306,4 +338,44 @@ def _list(term: Any) -> list[Any]:
     return term
 
 
-LAYOUTS: dict[str, Layout] = {"baileys": BaileysLayout(), "baileysex": BaileysExLayout()}
+def _texts_of_terms(raw: bytes) -> Iterator[str]:
+    """The texts that stand whole in a damaged term: tag 109, length, bytes."""
+    at = -1
+    while (at := raw.find(b"m", at + 1)) >= 0:
+        size = int.from_bytes(raw[at + 1 : at + 5], "big")
+        text = raw[at + 5 : at + 5 + size]
+        if 0 < size <= 255 and len(text) == size and text.isascii():
+            yield text.decode()
+
+
+class BaileysExLayout(_BaileysEx):
+    """BaileysEx's native folder."""
+
+    kind = "baileysex"
+    suffix = ".etf"
+    manifest = ".baileys_ex_native_file_persistence.etf"
+    listing: Manifest | None = Manifest(read_manifest, write_manifest, _texts_of_terms)
+    format: Format = baileysex
+
+
+class BaileysExJsonLayout(_BaileysEx):
+    """The folder of BaileysEx's compat JSON. Its files are called as Baileys' are."""
+
+    kind = "baileysex-json"
+    suffix = ".json"
+    manifest = _json_manifest.NAME
+    listing: Manifest | None = Manifest(
+        _json_manifest.read_json_manifest,
+        _json_manifest.write_json_manifest,
+        _json_manifest.texts_of_json,
+    )
+    is_told_by_manifest = True
+    format: Format = baileysex_json
+
+
+LAYOUTS: dict[str, Layout] = {
+    "baileys": BaileysLayout(),
+    "baileysex": BaileysExLayout(),
+    "baileysex-json": BaileysExJsonLayout(),
+    "pyaileys": PyaileysLayout(),
+}

@@ -24,6 +24,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.formats import native
 from ratchetkeep.model import Key
 
+from ._moved import Moved, moved_now
 from .base import Finding, Prepared, Stage, Store
 
 _PLACES: dict[str, _Place] = {}
@@ -36,6 +37,7 @@ class _Place:
         self.lock = threading.RLock()
         self.devices: dict[str, dict[Key, bytes]] = {}
         self.owned: set[str] = set()
+        self.moved: dict[str, Moved] = {}
         self.pid = os.getpid()
 
 
@@ -122,7 +124,18 @@ class MemoryStore(Store):
         with self._place.lock:
             self._records(device)
             self._place.devices.pop(device, None)
+            self._place.moved.pop(device, None)
             self.release(device)
+
+    def mark_moved(self, device: str, to: str) -> None:
+        with self._place.lock:
+            if device in self._snapshots:
+                raise ReadOnly(self.url, "was opened read-only")
+            self._records(device)
+            self._place.moved[device] = moved_now(to)
+
+    def moved(self, device: str) -> Moved | None:
+        return self._place.moved.get(device)
 
     def findings(self, device: str) -> Iterator[Finding]:
         return iter(())
@@ -157,6 +170,7 @@ class _MemoryStage:
     def publish(self) -> None:
         with self._place.lock:
             self._place.devices[self._device] = self._records
+            self._place.moved.pop(self._device, None)
 
     def __exit__(
         self,

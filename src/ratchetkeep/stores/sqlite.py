@@ -30,8 +30,19 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
+from ._moved import Moved, moved_now
 from ._owner import Ownership
-from ._sqlite_owned import OwnedFile, add_device, clear_device, device_id, read_rows, write_rows
+from ._sqlite_owned import (
+    OwnedFile,
+    add_device,
+    clear_device,
+    device_id,
+    read_after,
+    read_moved,
+    read_rows,
+    write_moved,
+    write_rows,
+)
 from .base import Finding, Joint, Prepared, Stage, Store
 from .disk import Disk
 
@@ -150,6 +161,20 @@ class SqliteStore(Store):
             ).fetchall()
         return (Key(str(family), str(id)) for family, id in rows)
 
+    def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
+        connection, lock = self._using(device)
+        with lock, sql.mapped(self.url):
+            number = device_id(connection, device)
+        last: tuple[str, str] = ("", "")
+        while True:
+            with lock, sql.mapped(self.url):
+                rows = read_after(connection, number, last)
+            if not rows:
+                return
+            for family, id, data in rows:
+                yield Key(family, id), data
+            last = rows[-1][:2]
+
     def apply(self, *batches: Prepared) -> None:
         for batch in batches:
             self._writable(batch.device)
@@ -189,6 +214,28 @@ class SqliteStore(Store):
             with file.connection:
                 clear_device(file.connection, file.device_id(device), and_entry=True)
         self.release(device)
+
+    def mark_moved(self, device: str, to: str) -> None:
+        file = self._writable(device)
+        with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
+            file.check()
+            with file.connection:
+                number = add_device(file.connection, device)
+                write_moved(file.connection, number, moved_now(to))
+
+    def moved(self, device: str) -> Moved | None:
+        if device in self._files or device in self._readers:
+            connection, lock = self._using(device)
+            with lock, sql.mapped(self.url):
+                return read_moved(connection, device, self.url)
+        if not sql.require_ours(self.path, self.url):
+            return None
+        connection = sql.connect_read_only(self.path, self.url)
+        try:
+            with sql.mapped(self.url):
+                return read_moved(connection, device, self.url)
+        finally:
+            sql.disconnect(connection)
 
     def findings(self, device: str) -> Iterator[Finding]:
         connection, lock = self._using(device)
@@ -235,7 +282,7 @@ class _SqliteStage:
             self._owner.take()
             try:
                 self._path = sql.begin_staging(real)
-                self._connection = sql.connect(self._path, store.url)
+                self._connection = sql.connect_staged(self._path, store.url)
                 if sql.look(real):
                     raise DeviceExists(store.url, "was made by another program meanwhile")
             except BaseException:
@@ -257,6 +304,7 @@ class _SqliteStage:
                 raise DeviceExists(self._store.url, what)
             if number is not None:
                 clear_device(self._connection, number)
+                write_moved(self._connection, number, None)
             self._number = add_device(self._connection, self._device)
 
     def write(self, changes: Mapping[Key, bytes]) -> None:
@@ -278,7 +326,7 @@ class _SqliteStage:
                     raise DeviceExists(self._store.url, what)
             self._connection.execute("COMMIT")
             if self._file is None:
-                sql.disconnect(self._connection)
+                sql.finish_staged(self._connection)
         if self._file is None:
             try:
                 sql.publish(self._path, os.path.realpath(self._store.path))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import suppress
 from typing import NamedTuple
-from urllib.parse import parse_qs, quote
+from urllib.parse import parse_qs, quote, unquote
 
 from ratchetkeep.errors import InvalidValue, NoDevice, StoreUnreadable, UnknownStore
 
 from .base import DEFAULT_DEVICE, Store
 
-KINDS = ("sqlite", "baileys", "baileysex", "memory")
+KINDS = ("sqlite", "baileys", "baileysex", "baileysex-json", "pyaileys", "whatsmeow", "memory")
 HELP = (
     "Name the kind of store: sqlite:PATH (one file, the default; also a bare PATH.db), "
-    "baileys:DIR, baileysex:DIR or memory:NAME"
+    "baileys:DIR, baileysex:DIR, baileysex-json:DIR, pyaileys:DIR, "
+    "whatsmeow:PATH (or whatsmeow:postgresql://...) or memory:NAME"
 )
+POSTGRES = ("postgresql://", "postgres://")
+# What names a device behind the path, in stores that hold many.
+_QUERIES = {"sqlite": "device", "whatsmeow": "jid"}
+_SAFE = {"jid": "@:"}
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 _MANIFEST = ".baileys_ex_native_file_persistence.etf"
@@ -46,7 +53,10 @@ def parse(url: str | os.PathLike[str]) -> Target:
         if os.path.lexists(text):
             return Target(_detect(text), text)
         raise UnknownStore(_shown(text), f"{kind!r} is no kind of store we know", HELP)
-    path, device = _query(text, rest) if kind == "sqlite" else (rest, DEFAULT_DEVICE)
+    if kind == "whatsmeow" and rest.startswith(POSTGRES):
+        return Target(kind, *_database(text, rest))
+    name = _QUERIES.get(kind)
+    path, device = _query(text, rest, name) if name else (rest, DEFAULT_DEVICE)
     path = path[2:] if path.startswith("//") else path
     # A shell leaves ~ alone behind a colon.
     path = os.path.expanduser(path) if path.startswith("~/") else path
@@ -58,9 +68,17 @@ def parse(url: str | os.PathLike[str]) -> Target:
 
 
 def shown(target: Target) -> str:
-    """The URL of a target, for errors."""
-    device = "" if target.device == DEFAULT_DEVICE else f"?device={quote(target.device)}"
-    return f"{target.kind}:{target.path}{device}"
+    """The URL of a target, for errors; without a password."""
+    return f"{target.kind}:{_without_password(target.path)}{query_of(target)}"
+
+
+def query_of(target: Target) -> str:
+    """What names the device behind the URL of its store."""
+    if target.device == DEFAULT_DEVICE:
+        return ""
+    name = _QUERIES.get(target.kind, "device")
+    mark = "&" if "?" in _without_password(target.path) and "://" in target.path else "?"
+    return f"{mark}{name}={quote(target.device, safe=_SAFE.get(name, ''))}"
 
 
 def open_target(target: Target) -> Store:
@@ -70,6 +88,10 @@ def open_target(target: Target) -> Store:
         from .sqlite import SqliteStore
 
         return SqliteStore(target.path)
+    if target.kind == "whatsmeow":
+        from .whatsmeow import WhatsmeowStore
+
+        return WhatsmeowStore(target.path, f"whatsmeow:{_without_password(target.path)}")
     if target.kind == "memory":
         from .memory import MemoryStore
 
@@ -99,11 +121,50 @@ def _is_text(text: str) -> bool:
 
 def _shown(text: str) -> str:
     """A URL for an error, without what may be a password."""
-    scheme, mark, rest = text.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}" if mark and "@" in rest else text
+    kind, mark, rest = text.partition(":")
+    if mark and "://" in rest:
+        return f"{kind}:{_without_password(rest)}"
+    return _without_password(text)
 
 
-def _query(url: str, rest: str) -> tuple[str, str]:
+def _without_password(path: str) -> str:
+    """A path as it is; of a server's URL the user, the server and the database alone."""
+    scheme, mark, rest = path.partition("://")
+    if not mark:
+        return path
+    rest, _, query = rest.partition("?")
+    login, _, place = rest.rpartition("@")
+    user = login.partition(":")[0]
+    # A password that is not spelled as URLs need it may hold the marks that end one: then nothing
+    # tells what is part of it.
+    others = [part for part in query.split("&") if not part.startswith("jid=")]
+    if any("@" in part for part in others) or not _PLACE.fullmatch(place):
+        return f"{scheme}://***"
+    named = f"{user}:***@" if login.count(":") else f"{user}@" if user else ""
+    return f"{scheme}://{named}{place}"
+
+
+# Hosts with their ports, or a socket's folder spelled as URLs need it; and the database.
+_HOST = r"(?:[\w.%-]*|\[[\da-fA-F:.]+\])(?::\d{1,5})?"
+_PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[^/:@]*)?")
+
+
+def _database(url: str, rest: str) -> tuple[str, str]:
+    """libpq's URL without the ``jid``, and the device. All else in it is libpq's business."""
+    base, mark, query = rest.partition("?")
+    parts = query.split("&") if mark else []
+    jids = [unquote(part[4:]) for part in parts if part.startswith("jid=")]
+    others = "&".join(part for part in parts if not part.startswith("jid="))
+    if len(jids) > 1:
+        raise UnknownStore(_shown(url), "names more than one device (jid)", HELP)
+    try:
+        device = check_name(jids[0], "") if jids else DEFAULT_DEVICE
+    except InvalidValue as error:
+        raise UnknownStore(_shown(url), error.what, HELP) from None
+    return base + ("?" + others if others else ""), device
+
+
+def _query(url: str, rest: str, name: str) -> tuple[str, str]:
     path, mark, query = rest.partition("?")
     if not mark:
         return rest, DEFAULT_DEVICE
@@ -111,9 +172,9 @@ def _query(url: str, rest: str) -> tuple[str, str]:
         wanted = parse_qs(query, keep_blank_values=True, errors="strict")
     except UnicodeDecodeError:
         wanted = {"": []}
-    names = wanted.pop("device", [DEFAULT_DEVICE])
+    names = wanted.pop(name, [DEFAULT_DEVICE])
     if wanted or len(names) != 1:
-        raise UnknownStore(url, "only ?device=NAME may follow the path", HELP)
+        raise UnknownStore(url, f"only ?{name}=NAME may follow the path", HELP)
     try:
         return path, check_name(names[0], url)
     except InvalidValue as error:
@@ -133,26 +194,38 @@ def _detect(path: str) -> str:
             raise NoDevice(path, "nothing is there", f"{hint}. {HELP}")
     except OSError as error:
         raise StoreUnreadable(path, f"cannot be read: {error.strerror}") from None
-    from ._sqlite_file import look
+    from ._sqlite_file import WHATSMEOW, look
 
     found = look(path)
-    if found == "ours":
-        return "sqlite"
+    if found in ("ours", WHATSMEOW):
+        return "sqlite" if found == "ours" else "whatsmeow"
     raise UnknownStore(path, f"is {found}", HELP)
 
 
 def _detect_folder(path: str, names: set[str]) -> str:
+    if {_MANIFEST, _COMPAT_MANIFEST} <= names:
+        what = "holds the files of both of BaileysEx's backends"
+        raise UnknownStore(path, what, "Say which you mean: baileysex:DIR or baileysex-json:DIR")
     if _COMPAT_MANIFEST in names:
-        from .directory import COMPAT
-
-        raise UnknownStore(path, *COMPAT)
+        return "baileysex-json"
     if _MANIFEST in names or any(name.endswith(".etf") for name in names):
         return "baileysex"
-    if "creds.json" in names or any(name.startswith("pre-key-") for name in names):
+    if "creds.json" in names:
+        return _kind_of_creds(f"{path}/creds.json") or "baileys"
+    if any(name.startswith("pre-key-") for name in names):
         return "baileys"
     if ".ratchetkeep.journal" in names:
         what = "is a folder whose first commit was never finished"
-        raise UnknownStore(path, what, "Say which kind it is: baileys:DIR or baileysex:DIR")
+        raise UnknownStore(path, what, "Say which kind it is, such as baileys:DIR")
     if not names:
         raise NoDevice(path, "is an empty folder", HELP)
     raise UnknownStore(path, f"is a folder without credentials ({len(names)} other files)", HELP)
+
+
+def _kind_of_creds(creds: str) -> str | None:
+    from ._creds_kind import kind_of_creds
+    from .disk import Disk
+
+    with suppress(OSError):  # said when the folder is opened
+        return kind_of_creds(Disk().read(creds))
+    return None

@@ -11,6 +11,7 @@ import pytest
 pytest.register_assert_rewrite(
     "ratchetkeep.testing._damage",
     "ratchetkeep.testing._many",
+    "ratchetkeep.testing._moves",
     "ratchetkeep.testing._ownership",
     "ratchetkeep.testing._records",
     "ratchetkeep.testing._transactions",

@@ -23,14 +23,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 # A thread or a process of a test that takes longer hangs.
 PATIENCE = 30
 
-_NEEDS: dict[str, tuple[str, Callable[..., Any]]] = {}
+_NEEDS: dict[str, tuple[tuple[str, ...], Callable[..., Any]]] = {}
 
 
-def needs(flag: str) -> Callable[[F], F]:
-    """The test is there only in classes where ``flag`` is true: none is ever skipped."""
+def needs(*flags: str) -> Callable[[F], F]:
+    """The test is there only in classes where all ``flags`` are true: none is ever skipped."""
 
     def enter(test: F) -> F:
-        _NEEDS[test.__name__] = (flag, test)
+        _NEEDS[test.__name__] = (flags, test)
         return test
 
     return enter
@@ -42,12 +42,13 @@ class Hooks:
     holds: Holds = Holds()
     many_devices: bool = False
     many_processes: bool = True
+    marks: bool = True
     other_process: str = "from ratchetkeep import open_device as open_it"
 
     def __init_subclass__(cls) -> None:
-        for name, (flag, test) in _NEEDS.items():
+        for name, (flags, test) in _NEEDS.items():
             if hasattr(cls, name):
-                setattr(cls, name, test if getattr(cls, flag) else None)
+                setattr(cls, name, test if all(getattr(cls, flag) for flag in flags) else None)
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +44,10 @@ from ratchetkeep.model.keys import public_of
 Presence = Literal["any", "always", "never"]
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True)
 class Holds:
     """What a store's format can hold so that it comes back equal. The default is everything.
@@ -50,6 +55,8 @@ class Holds:
     :ivar session_times: ``used`` and ``created`` of a session.
     :ivar local_identity: ``local_identity_key`` of a session.
     :ivar bare_publics: public keys without the type byte in sessions and sender keys.
+    :ivar libsignal: what only libsignal's spellings of a session have: derived message keys, the
+        device's own registration id.
     :ivar encodings: families and encodings of an EncodedRecord; None: any encoding in any family.
     :ivar unknown_members: members that the model does not know, in ``extra``.
     :ivar sender_record_extra: the same beside the states of a sender-key record.
@@ -58,11 +65,15 @@ class Holds:
     :ivar longs: 64-bit numbers as the object of a JavaScript Long.
     :ivar sync_key_details: the fingerprint and the time of an app state sync key.
     :ivar addressing_modes: of the message keys in the credentials; None: any text.
+    :ivar numeric_names: numbers as the names of members, where the shape is free.
+    :ivar form: what values and credentials are changed to, so that they are of a form that the
+        format gives back.
     """
 
     session_times: Presence = "any"
     local_identity: Presence = "any"
     bare_publics: bool = True
+    libsignal: bool = True
     encodings: tuple[tuple[str, str], ...] | None = None
     unknown_members: bool = True
     sender_record_extra: bool = True
@@ -71,6 +82,8 @@ class Holds:
     longs: bool = True
     sync_key_details: bool = True
     addressing_modes: tuple[str, ...] | None = None
+    numeric_names: bool = True
+    form: Callable[[Any], Any] = _as_it_is
 
 
 def some_bytes(tag: str, number: int, length: int = 32) -> bytes:
@@ -114,7 +127,7 @@ def record(family: str, number: int, credentials: Credentials, holds: Holds) -> 
 
     :param credentials: the device's, whose identity key sessions may repeat.
     """
-    return _MAKERS[family](number, credentials, holds)
+    return holds.form(_MAKERS[family](number, credentials, holds))
 
 
 def _session(number: int, credentials: Credentials, holds: Holds) -> SessionRecord:
@@ -222,7 +235,7 @@ def paired(credentials: Credentials, holds: Holds) -> Credentials:
         identifier_key=b"\x05" + credentials.signed_identity_key.public[-32:],
     )
     message = MessageKey(remote_jid="15551230001@s.whatsapp.net", from_me=True, id="3EB0AB")
-    return credentials.replace(
+    used = credentials.replace(
         me=Contact(id="15551230001:7@s.whatsapp.net", name="Zoë 🐚", lid="998877@lid"),
         account=Account(
             details=some_bytes("details", 0, 18),
@@ -242,3 +255,5 @@ def paired(credentials: Credentials, holds: Holds) -> Credentials:
         my_app_state_key_id=record_id("app-state-sync-key", 0),
         extra={"aMemberOfTomorrow": {"n": [1, None]}} if holds.unknown_members else {},
     )
+    formed: Credentials = holds.form(used)
+    return formed

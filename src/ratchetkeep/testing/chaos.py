@@ -35,9 +35,14 @@ from .faults.disk import SimulatedDisk
 from .faults.kill import Breach, KilledDevice, Killer
 from .faults.powercut import NotSurvived, PowerCuts, closing
 from .faults.sqlite import MirroredVFS
-from .strategies import BAILEYS, BAILEYSEX, NATIVE
+from .strategies import BAILEYS, BAILEYSEX, BAILEYSEX_JSON, NATIVE
 
-STORES: dict[str, Holds] = {"sqlite": NATIVE, "baileys": BAILEYS, "baileysex": BAILEYSEX}
+STORES: dict[str, Holds] = {
+    "sqlite": NATIVE,
+    "baileys": BAILEYS,
+    "baileysex": BAILEYSEX,
+    "baileysex-json": BAILEYSEX_JSON,
+}
 RIVALS = 3
 KILLS_A_ROUND = 4
 BREACHES = ("torn", "lost", "failed", "unclean")

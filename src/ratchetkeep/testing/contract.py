@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._damage import DamageTests
 from ._hooks import Hooks
 from ._many import ManyDevicesTests
+from ._moves import MovedTests
 from ._ownership import OwnershipTests
 from ._records import RecordTests
 from ._samples import Holds, record, record_id
@@ -14,7 +15,13 @@ __all__ = ["Holds", "StoreContract", "record", "record_id"]
 
 
 class StoreContract(
-    RecordTests, TransactionTests, OwnershipTests, DamageTests, ManyDevicesTests, Hooks
+    RecordTests,
+    TransactionTests,
+    OwnershipTests,
+    MovedTests,
+    DamageTests,
+    ManyDevicesTests,
+    Hooks,
 ):
     """Tests of every promise that a store can show within one machine.
 
@@ -34,5 +41,6 @@ class StoreContract(
     :cvar holds: what the store's format can hold.
     :cvar many_devices: True if ``url`` names one device of several that one place can hold.
     :cvar many_processes: False if no other process can reach the place.
+    :cvar marks: False if a device there cannot be marked as moved.
     :cvar other_process: a line of code that defines ``open_it(url, create, read_only)`` there.
     """

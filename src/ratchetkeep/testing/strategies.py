@@ -1,13 +1,14 @@
 """Hypothesis strategies for valid values of the model, and ids as clients make them.
 
 What a format can hold is said by :class:`Holds`; the formats of our stores are ``NATIVE``,
-``BAILEYS`` and ``BAILEYSEX``.
+``BAILEYS``, ``BAILEYSEX``, ``BAILEYSEX_JSON`` and ``PYAILEYS``.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -49,9 +50,20 @@ from ratchetkeep.model import (
     TcToken,
 )
 
+from ._forms import as_baileysex_json, as_pyaileys
 from ._samples import Holds, Presence
 
-__all__ = ["BAILEYS", "BAILEYSEX", "NATIVE", "Holds", "Values", "ids", "values_for"]
+__all__ = [
+    "BAILEYS",
+    "BAILEYSEX",
+    "BAILEYSEX_JSON",
+    "NATIVE",
+    "PYAILEYS",
+    "Holds",
+    "Values",
+    "ids",
+    "values_for",
+]
 
 Any_ = st.SearchStrategy[Any]
 
@@ -60,6 +72,7 @@ BAILEYS = Holds(
     session_times="always",
     local_identity="never",
     bare_publics=False,
+    libsignal=False,
     encodings=(("session", "baileys-buffer"),),
     sender_record_extra=False,
     surrogates="joined",
@@ -68,6 +81,7 @@ BAILEYS = Holds(
 BAILEYSEX = Holds(
     session_times="never",
     local_identity="always",
+    libsignal=False,
     encodings=(),
     unknown_members=False,
     sender_record_extra=False,
@@ -76,6 +90,19 @@ BAILEYSEX = Holds(
     longs=False,
     sync_key_details=False,
     addressing_modes=("pn", "lid"),
+)
+BAILEYSEX_JSON = replace(
+    BAILEYSEX,
+    unknown_members=True,
+    sender_record_extra=True,
+    numeric_names=False,
+    form=as_baileysex_json,
+)
+PYAILEYS = Holds(
+    encodings=(("session", "signal-protobuf"), ("sender-key", "signal-protobuf")),
+    surrogates="joined",
+    foreign=False,
+    form=as_pyaileys,
 )
 
 
@@ -136,7 +163,7 @@ def ids(family: str) -> st.SearchStrategy[str]:
 def values_for(holds: Holds = NATIVE) -> Values:
     """Strategies for what ``holds`` allows."""
     made = _Maker(holds)
-    records = made.records()
+    records = {family: value.map(holds.form) for family, value in made.records().items()}
     batch = {
         family: st.dictionaries(ids(family), _maybe(value), max_size=3)
         for family, value in records.items()
@@ -144,7 +171,7 @@ def values_for(holds: Holds = NATIVE) -> Values:
     batches = st.lists(st.sampled_from(sorted(batch)), max_size=4, unique=True).flatmap(
         lambda families: st.fixed_dictionaries({family: batch[family] for family in families})
     )
-    return Values(made.credentials(), records, batches)
+    return Values(made.credentials().map(holds.form), records, batches)
 
 
 def _joined(text: str) -> str:
@@ -187,6 +214,8 @@ class _Maker:
             leaves |= st.builds(Foreign, st.sampled_from(["etf", "go"]), st.binary(max_size=8))
         # {"type": "Buffer", ...} is how JSON spells bytes, so it cannot come back as a mapping.
         names = self.text.filter(lambda name: name != "type")
+        if not self.holds.numeric_names:
+            names = names.filter(lambda name: not name.strip("+-").isdecimal())
         return st.recursive(
             leaves,
             lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
@@ -266,6 +295,9 @@ class _Maker:
             chain_key=self._build(ChainKey, counter=self.int64, key=_maybe(_bytes(32))),
             chain_type=st.sampled_from([SENDING, RECEIVING]),
             message_keys=st.dictionaries(self.uint32, _bytes(32), max_size=2),
+            derived_keys=self._of_libsignal(
+                st.dictionaries(self.uint32, _bytes(80), max_size=2), st.just({})
+            ),
         )
         ratchet = self._build(
             Ratchet,
@@ -297,7 +329,11 @@ class _Maker:
             index_info=info,
             chains=st.dictionaries(self.public, chain, max_size=2),
             pending_pre_key=_maybe(pending),
+            local_registration_id=self._of_libsignal(self.uint32, st.none()),
         )
+
+    def _of_libsignal(self, inner: Any_, nothing: Any_) -> Any_:
+        return nothing | inner if self.holds.libsignal else nothing
 
     def _sender_key_record(self) -> Any_:
         step = {"iteration": self.uint32, "seed": _bytes(32)}

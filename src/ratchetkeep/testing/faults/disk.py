@@ -287,6 +287,9 @@ class SimulatedDisk(Disk):
         self._folder(path).sync()
         self._step("sync_folder")
 
+    def hurry(self, path: str) -> None:
+        """Promises nothing, and does nothing."""
+
     # -- finding nodes
 
     def _find(self, path: str) -> _File | _Folder | None:

@@ -1,0 +1,301 @@
+"""What a target cannot hold, kept in a side file next to it, so that the way back is complete.
+
+The side file is a store of ours with one device of the name ``rest``: the credentials and every
+record of which the target holds less, as they were. A copy *from* that target later finds the file
+and completes what it reads (:mod:`._merge`): what the other library changed stays changed, what it
+used up stays used up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
+from typing import Any
+from urllib.parse import quote
+
+from ratchetkeep._copy_run import Progress
+from ratchetkeep._copy_source import Source, chunks, count
+from ratchetkeep._copy_spelling import RATCHETS, Spelled
+from ratchetkeep._merge import merged
+from ratchetkeep.errors import DecodeError, NotHeld
+from ratchetkeep.formats import Format, native
+from ratchetkeep.formats._addresses import to_whatsmeow_jid
+from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key
+from ratchetkeep.stores import urls
+from ratchetkeep.stores.base import DEFAULT_DEVICE, Finding, Stage, Store
+from ratchetkeep.stores.disk import Disk
+
+__all__ = ["Completed", "Rest", "completed"]
+
+SUFFIX = ".ratchetkeep-rest"
+DEVICE = "rest"
+CHUNK = 256
+
+# The member of the kept credentials' ``extra`` that tells whether a ratchet has moved since.
+_MARK = "ratchetkeep-rest"
+
+CACHES = frozenset({"device-list", "sender-key-memory"})
+"""What a client learns again, and what misleads it once it is old: these come back only while no
+ratchet has moved."""
+
+
+def _path_of(target: urls.Target, credentials: Credentials) -> str:
+    """The side file of a device, beside its file or folder; "" where there is no place for one."""
+    if target.kind == "memory" or "://" in target.path:
+        return ""
+    name = "" if target.device == DEFAULT_DEVICE else target.device
+    if target.kind == "whatsmeow":  # whose devices are called by their JIDs, named or not
+        name = (credentials.me and to_whatsmeow_jid(credentials.me.id)) or name
+    name = "." + quote(name, safe="@:+") if name else ""
+    return os.path.abspath(target.path).rstrip("/") + name + SUFFIX
+
+
+def _side_file(path: str) -> Store:
+    from ratchetkeep.stores.sqlite import SqliteStore  # only then: folders need no SQLite
+
+    return SqliteStore(path)
+
+
+class Rest:
+    """The side file of a copy's target; one that an earlier copy left there is replaced or removed,
+    since it is not about what is in the target then.
+
+    :param keep: keep what the target cannot hold; else there is to be no side file.
+    :raises NotHeld: if there is no place for one.
+    """
+
+    def __init__(self, target: urls.Target, *, keep: bool) -> None:
+        self._target, self._keep = target, keep
+        self._path = ""
+        self._stage: Stage | None = None
+        if keep and (target.kind == "memory" or "://" in target.path):
+            what = "has no place beside it for a side file"
+            remedy = "Keep the source, or copy it to a sqlite: file as well: that holds everything"
+            raise NotHeld(urls.shown(target), what, remedy)
+
+    def path(self, credentials: Credentials) -> str:
+        """Where it is for the device of these credentials."""
+        return _path_of(self._target, credentials)
+
+    @contextmanager
+    def stage(self, credentials: Credentials) -> Iterator[None]:
+        """Put it together beside its place; leaving without :meth:`publish` drops it."""
+        self._path = self.path(credentials)
+        made: AbstractContextManager[Stage | None] = (
+            _side_file(self._path).stage(DEVICE, overwrite=True) if self._keep else nullcontext()
+        )
+        with made as self._stage:
+            yield
+
+    def write(
+        self,
+        reader: Source,
+        device: str,
+        target: Spelled,
+        credentials: Credentials,
+        report: Progress,
+    ) -> None:
+        """Write every record of which the target holds less.
+
+        One more pass over the source: most devices have little of it, and nothing may be written
+        before the plan is known.
+        """
+        if self._stage is None:
+            return
+        total, done, ratchets = count(reader, device), 0, _Fingerprint()
+        for chunk in chunks(reader, device, CHUNK):
+            report("rest", done, total)
+            kept: dict[Key, bytes] = {}
+            for key, raw in chunk:
+                value = reader.decode(device, key, raw)
+                data, losses = target.encode(key, value, credentials)
+                ratchets.add(key, data)
+                if losses and key != CREDENTIALS:
+                    kept[key] = _native(key, value)
+            self._stage.write(kept)
+            done += len(chunk)
+        extra = {**credentials.extra, _MARK: ratchets.digest()}
+        marked = credentials.replace(extra=extra)
+        self._stage.write({CREDENTIALS: _native(CREDENTIALS, marked)})
+
+    def publish(self) -> None:
+        """Put it in its place, or remove what was there."""
+        if self._stage is not None:
+            self._stage.publish()
+        elif self._path:
+            _remove(self._path)
+
+
+def _remove(path: str) -> None:
+    disk = Disk()
+    if disk.exists(path):
+        for suffix in ("", "-wal", "-shm", ".lock", ".owner"):
+            disk.unlink(path + suffix)
+        disk.sync_folder(os.path.dirname(path))
+
+
+def _native(key: Key, value: Any) -> bytes:
+    data = native.encode(key, value).data
+    if data is None:
+        raise NotHeld(str(key), "has no native form")
+    return data
+
+
+@contextmanager
+def completed(source: Store, named: urls.Target) -> Iterator[Source]:
+    """The source of a copy, completed from its side file if there is one that is about it.
+
+    :raises StoreDamaged: if the side file cannot be read.
+    """
+    raw = source.read(named.device, [CREDENTIALS]).get(CREDENTIALS)
+    if raw is None:
+        yield source  # the copy says what is the matter
+        return
+    credentials: Credentials = source.decode(named.device, CREDENTIALS, raw)
+    path = _path_of(named, credentials)
+    if not path or not Disk().exists(path):
+        yield source
+        return
+    both = Completed(source, named.device, path)
+    try:
+        yield both if both.is_of(credentials) else source
+    finally:
+        both.close()
+
+
+class _Fingerprint:
+    """A hash over all ratchets, in whatever order they come."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, key: Key, data: bytes | None) -> None:
+        if key.family in RATCHETS and data is not None:
+            name = f"{key.family}\0{key.id}\0".encode()
+            made = hashlib.blake2b(name + data, digest_size=16)
+            self._sum += int.from_bytes(made.digest(), "big")
+
+    def digest(self) -> bytes:
+        return (self._sum % 2**128).to_bytes(16, "big")
+
+
+class _Kept(bytes):
+    """The native bytes of a record that only the side file has."""
+
+
+class Completed:
+    """A source whose records are completed from the side file next to it; read as a store is.
+
+    :ivar path: the side file.
+    """
+
+    def __init__(self, source: Store, device: str, path: str) -> None:
+        self.path = path
+        self.url = source.url
+        self.reads_snapshots = source.reads_snapshots
+        self.format: Format = source.format
+        self._source, self._device = source, device
+        self._rest = _side_file(path)
+        self._rest.acquire(DEVICE, read_only=True, create=False)
+        kept: Credentials = self._own(CREDENTIALS)
+        extra = dict(kept.extra)
+        self._ratchets = extra.pop(_MARK, None)
+        self._credentials = kept.replace(extra=extra)
+        self._moved: bool | None = None
+
+    def is_of(self, credentials: Credentials) -> bool:
+        """True if the side file is about this device: another one may have taken its place."""
+        ours, theirs = self._credentials, credentials
+        return (
+            ours.registration_id == theirs.registration_id
+            and ours.signed_identity_key.private == theirs.signed_identity_key.private
+        )
+
+    def close(self) -> None:
+        """Close the side file; the source stays open."""
+        self._rest.close()
+
+    def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
+        """The source's keys, then those that only the side file has."""
+        yield from self._source.scan(device, family)
+        for chunk in _chunks(self._rest.scan(DEVICE, family)):
+            there = self._source.read(device, chunk)
+            yield from (key for key in chunk if key not in there and self._comes_back(key))
+
+    def _comes_back(self, key: Key) -> bool:
+        """True for a record that the source's format had no place for; others were removed."""
+        if key.family in CACHES and self._has_moved():
+            return False
+        return self._source.encode(key, self._own(key), self._credentials).data is None
+
+    def _has_moved(self) -> bool:
+        if self._moved is None:
+            found = _Fingerprint()
+            for family in RATCHETS:
+                for key, raw in _records(self._source, self._device, family):
+                    found.add(key, raw)
+            self._moved = found.digest() != self._ratchets
+        return self._moved
+
+    def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
+        """As :meth:`Store.read`."""
+        wanted = list(keys)
+        found = self._source.read(device, wanted)
+        absent = [key for key in wanted if key not in found]
+        kept = self._rest.read(DEVICE, absent) if absent else {}
+        return found | {key: _Kept(raw) for key, raw in kept.items()}
+
+    def decode(self, device: str, key: Key, raw: bytes) -> Any:
+        """As :meth:`Store.decode`, completed."""
+        if isinstance(raw, _Kept):
+            return self._rest.decode(DEVICE, key, raw)
+        theirs = self._source.decode(device, key, raw)
+        ours = self._credentials if key == CREDENTIALS else self._own(key)
+        if ours is None:
+            return theirs
+        data = self._source.encode(key, ours, self._credentials).data
+        base = None if data is None else self._source.format.decode(key, data)
+        if theirs == base:
+            return ours
+        sides = [_model(key, each) for each in (base, theirs, ours)]
+        if any(isinstance(each, EncodedRecord) for each in sides):
+            return theirs
+        return merged(*sides)
+
+    def _own(self, key: Key) -> Any:
+        raw = self._rest.read(DEVICE, [key]).get(key)
+        return None if raw is None else self._rest.decode(DEVICE, key, raw)
+
+    def where(self, device: str, key: Key) -> str:
+        """As :meth:`Store.where`."""
+        return self._source.where(device, key)
+
+    def findings(self, device: str) -> Iterator[Finding]:
+        """As :meth:`Store.findings`."""
+        return self._source.findings(device)
+
+    def trace(self, device: str) -> str:
+        """As :meth:`Store.trace`."""
+        return self._source.trace(device)
+
+
+def _model(key: Key, value: Any) -> Any:
+    from ratchetkeep.formats import spellings  # only then: it loads protobuf
+
+    try:
+        return spellings.to_model(key, value)
+    except DecodeError:
+        return value
+
+
+def _records(reader: Store, device: str, family: str | None = None) -> Iterator[tuple[Key, bytes]]:
+    for chunk in _chunks(reader.scan(device, family)):
+        yield from reader.read(device, chunk).items()
+
+
+def _chunks(keys: Iterator[Key]) -> Iterator[list[Key]]:
+    while chunk := list(islice(keys, CHUNK)):
+        yield chunk
