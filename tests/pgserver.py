@@ -88,14 +88,15 @@ def _running(folder: Path) -> Iterator[Server]:
     for path in (folder, secret):
         os.chown(path, user.get("user", -1), user.get("group", -1))
     bin = _reachable(programs(), folder, user)
-    options = ["-U", "keeper", "-A", "scram-sha-256", "--pwfile", secret, "-E", "UTF8"]
-    make = [bin / "initdb", "-D", folder / "data", "--locale=C", "--no-sync", *options]
+    data = ["-D", f"{folder}/data"]
+    options = ["-U", "keeper", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8"]
+    make = [f"{bin}/initdb", *data, "--locale=C", "--no-sync", *options]
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-    start = [bin / "postgres", "-D", folder / "data", "-k", folder, "-p", str(server.port)]
+    start = [f"{bin}/postgres", *data, "-k", str(folder), "-p", str(server.port)]
     for setting in ("listen_addresses=127.0.0.1", "fsync=off", "max_connections=50"):
         start += ["-c", setting]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             start, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_us, **user
         )
     try:

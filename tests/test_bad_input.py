@@ -55,15 +55,10 @@ from ratchetkeep.model import CREDENTIALS, Credentials
 from ratchetkeep.stores.disk import Disk
 
 SEED = 20250721
-FORMATS: dict[str, Any] = {
-    "baileys": baileys,
-    "baileysex": baileysex,
-    "baileysex-json": baileysex_json,
-}
+FORMATS: dict[str, Any] = {each.name: each for each in (baileys, baileysex, baileysex_json)}
 FILES = [
     *(p for p in records(ALICE) if not re.search(r"pre-key-\d{2}|\.(1\d|[3-9])\.json$", p.name)),
-    *(p for p in records(OTP29) if not re.search(r"pre-key-\d{2}", p.name)),
-    *(p for p in records(COMPAT) if not re.search(r"pre-key-\d{2}", p.name)),
+    *(p for p in records(OTP29) + records(COMPAT) if not re.search(r"pre-key-\d{2}", p.name)),
 ]
 IDS = [f"{kind_of(path)}-{path.name}" for path in FILES]
 

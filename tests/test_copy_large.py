@@ -119,8 +119,8 @@ def test_findings_and_damage_are_the_same_with_help(
 
 @pytest.mark.parametrize(
     "boot",
-    ["raise SystemExit", "import sys; sys.stdout.write('x' * 100); sys.stdin.read()"],
-    ids=["ends", "babbles"],
+    ["raise SystemExit", "print('x' * 100); " + pool._BOOT, "import os; os.write(3, b'x')"],
+    ids=["ends", "prints", "fails"],
 )
 def test_a_helper_that_fails_is_no_loss(
     tmp_path: Path,
@@ -187,11 +187,11 @@ def test_a_change_of_a_large_source_is_seen(
 def test_a_new_file_has_its_journal(tmp_path: Path) -> None:
     """A file that was put together without a journal would go on without one."""
     copy_device(f"baileys:{BOB}", f"sqlite:{tmp_path}/a.db")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.db"]
     connection = apsw.Connection(str(tmp_path / "a.db"), flags=apsw.SQLITE_OPEN_READONLY)
     assert connection.pragma("journal_mode") == "wal"
     assert connection.pragma("integrity_check") == "ok"
     connection.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db"]
 
 
 # The spool.
@@ -203,10 +203,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[b
     opened: list[IO[bytes]] = []
 
     def make(**options: Any) -> IO[bytes]:
-        opened.append(open(tmp_path / f"spool-{len(opened)}", "w+b", **options))
+        opened.append(open(tmp_path / f"spool-{len(opened)}", "w+b", **options))  # noqa: SIM115
         return opened[-1]
 
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", make)
+    monkeypatch.setattr(tempfile, "TemporaryFile", make)
     yield opened
     for each in opened:
         each.close()
@@ -250,7 +250,7 @@ def test_a_copy_without_room_for_its_spool_changes_nothing(
     def full(**_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     monkeypatch.setattr(spool.Spool.__init__, "__defaults__", (1000,))
     with pytest.raises(CommitFailed, match="TMPDIR") as caught:
         copy_device(f"baileys:{BOB}", f"sqlite:{tmp_path}/a.db")

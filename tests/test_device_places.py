@@ -169,7 +169,8 @@ def test_urls(url: str, target: tuple[str, str, str]) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "sqlite:", "baileys:", "baileysex:", "baileysex-json:", "redis:x", "sqlite:a?device=", "sqlite:a?name=b",
+        "sqlite:", "baileys:", "baileysex:", "baileysex-json:",
+        "redis:x", "sqlite:a?device=", "sqlite:a?name=b",
         "sqlite:a?device=a&device=b", "sqlite:a?device=%00", "http://user:hunter2@host/x", ":x",
     ],
 )  # fmt: skip

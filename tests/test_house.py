@@ -30,6 +30,7 @@ LAYERS = [
         "_copy_plan",
         "_copy_pool",
         "_copy_run",
+        "_copy_source",
         "_copy_spelling",
         "_copy_trial",
         "_merge",

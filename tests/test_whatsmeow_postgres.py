@@ -16,6 +16,7 @@ import pgserver
 from _helpers import ALICE
 from _whatsmeow import ALICE_JID, BOB_JID, SECONDS, Database, PostgresDatabase, put_alice, put_bob
 from _whatsmeow_cases import WhatsmeowCases, contents, elsewhere
+from _whatsmeow_live_cases import WhatsmeowLiveCases
 from ratchetkeep import (
     CommitFailed,
     NoDevice,
@@ -53,7 +54,7 @@ def alice(empty: Database) -> Database:
     return empty
 
 
-class TestPostgres(WhatsmeowCases):
+class TestPostgres(WhatsmeowCases, WhatsmeowLiveCases):
     """whatsmeow:postgresql://..."""
 
     @pytest.fixture

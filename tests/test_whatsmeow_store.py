@@ -14,6 +14,7 @@ import pytest
 from _helpers import ALICE, dead_pid
 from _whatsmeow import ALICE_JID, BOB_JID, Database, SqliteFile, put_alice, put_bob
 from _whatsmeow_cases import WhatsmeowCases, contents, elsewhere
+from _whatsmeow_live_cases import WhatsmeowLiveCases
 from ratchetkeep import (
     CommitFailed,
     DeviceMoved,
@@ -25,6 +26,7 @@ from ratchetkeep import (
     UnknownStore,
     copy_device,
     open_device,
+    repair_device,
     verify_device,
 )
 from ratchetkeep.stores import _sqlite_file as sql
@@ -50,7 +52,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql, "BUSY_MILLISECONDS", 20)
 
 
-class TestSqlite(WhatsmeowCases):
+class TestSqlite(WhatsmeowCases, WhatsmeowLiveCases):
     """whatsmeow:PATH"""
 
     @pytest.fixture
@@ -392,6 +394,16 @@ def test_rows_of_nobody_are_told(alice: SqliteFile) -> None:
     assert any("27 rows of whatsmeow_sessions" in each.what for each in found)
     put_alice(alice)  # replaces what is left of the device
     assert verify_device(alice.url(ALICE_JID)) == []
+
+
+def test_there_is_nothing_to_repair(alice: SqliteFile) -> None:
+    """`ratchetkeep repair` would fail as if it were broken, or change what is whatsmeow's."""
+    before = alice.dump()
+    assert repair_device(alice.url()) == []
+    assert alice.dump() == before
+    alice.run("DROP TABLE whatsmeow_sessions")
+    with pytest.raises(StoreDamaged):
+        repair_device(alice.url())
 
 
 # -- devices that were moved

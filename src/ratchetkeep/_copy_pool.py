@@ -2,7 +2,7 @@
 
 Each is a new interpreter, never a fork: a fork would have this process's locks and SQLite files. It
 is given what the copy reads, and answers with what came of it; it opens nothing and writes nothing.
-All that goes wrong there is no answer, and the copy does the work itself: so it meets the same error
+What goes wrong there is no answer, and the copy does the work itself: so it meets the same error
 in its own place, and needs no processes where there are none to be had.
 """
 
@@ -114,16 +114,26 @@ class Worker:
     """One process, as seen from here."""
 
     def __init__(self, setup: bytes) -> None:
-        # A group of its own: Ctrl-C is for the copy, which ends its processes.
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            process_group=0,
-        )
-        assert self._process.stdin and self._process.stdout  # noqa: S101 - for mypy
-        self._to, self._from = self._process.stdin, self._process.stdout
+        # Answers have a pipe of their own, since anything may print something when Python starts.
+        receiving, sending = os.pipe()
+        self._from = os.fdopen(receiving, "rb")
+        try:
+            # A group of its own: Ctrl-C is for the copy, which ends its processes.
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT, str(sending)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(sending,),
+                process_group=0,
+            )
+        except BaseException:
+            self._from.close()
+            raise
+        finally:
+            os.close(sending)
+        assert self._process.stdin  # noqa: S101 - for mypy
+        self._to = self._process.stdin
         self._setup = json.dumps(sys.path).encode() + b"\n" + _framed(setup)
 
     def ask(self, chunk: Chunk) -> _Answer | None:
@@ -201,7 +211,7 @@ def _processors() -> int:
 
 def main() -> None:
     """What a process does until nobody asks any more."""
-    source, target = sys.stdin.buffer, sys.stdout.buffer
+    source, target = sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")
     setup = _read_frame(source)
     if setup is None:
         return

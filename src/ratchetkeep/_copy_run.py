@@ -1,8 +1,8 @@
 """The two passes of a copy: try every record of the source, then write what came of it.
 
 Each record is read, decoded and encoded once. What is to be written waits in a :class:`Spool`, so
-that the second pass only writes it and reads it back. A source whose readers see no snapshot is read
-once more before the copy is published: its bytes must be those that were tried.
+that the second pass only writes it and reads it back. A source whose readers see no snapshot is
+read once more before the copy is published: its bytes must be those that were tried.
 """
 
 from __future__ import annotations

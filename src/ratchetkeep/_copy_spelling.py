@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from ratchetkeep._copy_source import Source
 from ratchetkeep.errors import DecodeError, InvalidValue, StoreDamaged
@@ -27,7 +28,8 @@ LIBRARIES = {
 }
 
 
-class Converted(NamedTuple):
+@dataclass(frozen=True)
+class Converted:
     """Records of one family that have another spelling in the target.
 
     :ivar source: the format, or the encoding of an :class:`EncodedRecord`, that they had.

@@ -1,4 +1,4 @@
-"""What a copy does with each record of the source: decode it, check it, encode it for the target."""
+"""What a copy does with each record: decode it, check it, encode it for the target."""
 
 from __future__ import annotations
 

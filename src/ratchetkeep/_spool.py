@@ -2,8 +2,8 @@
 
 Nothing may be written before the whole source was tried, and nothing is to be read and encoded
 twice. So the encoded records wait here: in memory, and beyond a few MiB in a file without a name in
-the system's folder for temporary files. It is encrypted with a key that only this process has, since
-a disk may keep what was deleted.
+the system's folder for temporary files. It is encrypted with a key that only this process has,
+since a disk may keep what was deleted.
 """
 
 from __future__ import annotations

@@ -38,6 +38,9 @@ def repair_device(
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)
+    if target.kind == "whatsmeow":
+        _look_only(target)  # there is nothing of ours in it
+        return []
     # SQLite's own files, and our lock, stand beside the file that a link leads to.
     path = (os.path.realpath if target.kind == "sqlite" else os.path.abspath)(target.path)
     shown = path if target.kind == "sqlite" else target.path.rstrip("/")

@@ -15,6 +15,7 @@ from _helpers import (
     ALICE,
     BOB,
     COMPAT,
+    GOLDEN,
     OTP29,
     key_of,
     records,
@@ -242,6 +243,21 @@ def test_a_session_says_whose_it_is() -> None:
     infos = [session.index_info for session in back.sessions.values()]
     assert {info.local_identity_key for info in infos} == {identity}
     assert [info.closed == -1 for info in infos] == [True] + [False] * (len(infos) - 1)
+
+
+@pytest.mark.parametrize(
+    "name", ["established", "pending", "sender_key_own", "sender_key_received"]
+)
+def test_records_of_other_clients_are_spelled_as_in_the_native_files(name: str) -> None:
+    """A device of another client would lose its conversations in one of the two backends only."""
+    records = json.loads((GOLDEN / "whatsmeow" / "go-records.json").read_bytes())[name]
+    family = "session" if "session" in records else "sender-key"
+    key = Key(family, "1.0" if family == "session" else "1@g.us::2::3")
+    record = EncodedRecord(encoding="go-json", data=records[family.replace("-", "_")].encode())
+    made, terms = (form.encode(key, record, creds_of()) for form in (baileysex_json, baileysex))
+    assert made.data is not None and terms.data is not None
+    assert made.losses == terms.losses
+    assert baileysex_json.decode(key, made.data) == baileysex.decode(key, terms.data)
 
 
 def test_a_record_of_an_unknown_encoding_is_not_held() -> None:

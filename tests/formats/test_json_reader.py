@@ -14,6 +14,7 @@ from _helpers import ALICE, BOB, LEGACY, key_of, records
 from ratchetkeep import DecodeError
 from ratchetkeep.formats import baileys
 from ratchetkeep.formats._baileys_reader import READER
+from ratchetkeep.formats._shape import Losses
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key
 
 FOLDERS = [ALICE, BOB, LEGACY / "alice", LEGACY / "bob"]
@@ -30,7 +31,7 @@ def outcome(decode: Callable[[Key, bytes], Any], key: Key, raw: bytes) -> Any:
         value = decode(key, raw)
     except DecodeError as error:
         return (error.place, error.what)
-    return value, type(value), baileys.by_tables(key, value, baileys.Losses())
+    return value, type(value), baileys.by_tables(key, value, Losses())
 
 
 def few_of_each(number: int) -> list[Path]:

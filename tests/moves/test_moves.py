@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import _go_strict
 from moves.engines import Bench
 from moves.places import PLACES, Place, hops, keys_lost, unread
 from moves.scenario import ACCOUNT, ME, STEPS, VERBS, Cast, History, begin, go_on
-from ratchetkeep import CopySummary, copy_device
+from ratchetkeep import CopySummary, copy_device, verify_device
 
 
 @dataclass
@@ -56,6 +59,17 @@ class Sources:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
     with Bench() as bench:
         yield Sources(bench, tmp_path_factory.mktemp("sources"))
+
+
+def is_sound(place: Place, path: Path) -> None:
+    """See that a copy holds nothing that the library would stumble over."""
+    assert verify_device(place.url(path)) == []
+    if place.name == "whatsmeow":
+        with contextlib.closing(sqlite3.connect(path)) as rows:
+            for (session,) in rows.execute("SELECT session FROM whatsmeow_sessions"):
+                _go_strict.check_session(session)
+            for (sender_key,) in rows.execute("SELECT sender_key FROM whatsmeow_sender_keys"):
+                _go_strict.check_sender_key(sender_key)
 
 
 def goes_on(sources: Sources, place: Place, path: Path, story: History) -> dict[str, str]:
@@ -102,6 +116,7 @@ def test_the_conversation_goes_on(
             moved = tmp_path / f"{way[-1].name} {place.name}"
             summary = copy_device(before.url(path), place.url(moved), **place.options)
             assert number_of_lost_keys(summary) == lost
+            is_sound(place, moved)
             path = moved
         failed = goes_on(sources, way[-1], path, sources[source].story)
         assert failed.keys() == unread(way), failed

@@ -174,7 +174,6 @@ def copy_json(summary: CopySummary) -> dict[str, Any]:
     """The summary, and the advice once there are two copies."""
     value = dataclasses.asdict(summary)
     value["findings"] = [finding._asdict() for finding in by_severity(summary.findings)]
-    value["converted"] = [each._asdict() for each in summary.converted]
     value["left_behind"] = [each._asdict() for each in summary.left_behind]
     advice = "" if summary.dry_run else "; ".join(_advice(summary))
     return {**value, "total": summary.total, "advice": advice}

@@ -26,7 +26,7 @@ def read_json_manifest(raw: bytes) -> dict[str, list[str]]:
     version = manifest.get("version")
     if type(version) is not int or version != _VERSION:
         raise UnsupportedVersion("", "the manifest's version is not 1")
-    index = manifest.get("key_index", {})
+    index = manifest.get("key_index")
     if not isinstance(index, dict):
         raise DecodeError("", "the manifest's key_index is not an object")
     for ids in index.values():

@@ -201,6 +201,17 @@ def device_id(connection: apsw.Connection, device: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+def absent(connection: apsw.Connection, device: str) -> bool:
+    """True if there is no such device. A damaged list may hide one that new credentials would be
+    minted over: it raises apsw.CorruptError."""
+    if device_id(connection, device) is not None:
+        return False
+    for (found,) in connection.execute("PRAGMA quick_check(devices)"):
+        if found != "ok":
+            raise apsw.CorruptError("the list of devices cannot be read")
+    return True
+
+
 def add_device(connection: apsw.Connection, device: str) -> int:
     """The row of a device, which is made if it is not there."""
     found = device_id(connection, device)

@@ -55,6 +55,8 @@ class Place(ABC):
 
     url: str
     no_mark = ""
+    # What is said of it where there is no database of whatsmeow's.
+    nothing = "is not there"
 
     @abstractmethod
     def reader(self) -> Database | None:
@@ -139,6 +141,7 @@ class InFile(Place):
 class InPostgres(Place):
     """A PostgreSQL database."""
 
+    nothing = "has no tables of whatsmeow's"
     no_mark = "whatsmeow's tables have no place for it, and there is none beside them"
 
     def __init__(self, conninfo: str, url: str) -> None:

@@ -72,9 +72,6 @@ class PostgresDatabase(Database):
         self._connection = _connect(conninfo, url)
         try:
             with self.mapped():
-                # All that we look for is in an index. The server plans once for statements that
-                # come again, and would go on reading whole tables that were empty then.
-                self.rows("SELECT set_config('enable_seqscan', 'off', false)")
                 if read_only:
                     self.rows("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 else:

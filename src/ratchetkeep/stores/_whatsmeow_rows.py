@@ -103,12 +103,13 @@ class Records:
         columns = self._columns(db)
         names = ", ".join(self.ids)
         for chunk in _chunks(list(wanted)):
-            found, values = places_for(chunk)
+            # The device's JID stands in each of them: a database without statistics would else read
+            # all rows of the device, and look through them.
+            found, values = places_for((jid, *row) for row in chunk)
             rows = db.rows(
                 f"SELECT {', '.join([*self.ids, *columns])} FROM {self.table} "
-                f"WHERE {self.owner} = ? AND {f'({names})' if len(self.ids) > 1 else names} "
-                f"IN {found}",
-                (jid, *values),
+                f"WHERE ({self.owner}, {names}) IN {found}",
+                values,
             )
             for row in rows:
                 ids_of_row = row[: len(self.ids)]
@@ -183,12 +184,12 @@ class _AppStates(Records):
         found = dict(super().read(db, jid, ids))
         macs: dict[str, dict[bytes, bytes]] = {name: {} for name in found}
         for chunk in _chunks([(name,) for name in found]):
-            names, values = places_for(chunk)
+            names, values = places_for((jid, *row) for row in chunk)
             # The newest of a MAC is the one that counts.
             rows = db.rows(
                 f"SELECT name, index_mac, value_mac FROM {self._macs} "
-                f"WHERE jid = ? AND name IN {names} ORDER BY version",
-                (jid, *values),
+                f"WHERE (jid, name) IN {names} ORDER BY version",
+                values,
             )
             for name, index, value in rows:
                 if type(index) is not bytes or type(value) is not bytes:

@@ -303,7 +303,7 @@ def read_manifest(raw: bytes) -> dict[str, list[str]]:
         raise DecodeError("", "is not the manifest of BaileysEx's native backend")
     if term.get(b"version") != _VERSION:
         raise UnsupportedVersion("", "the manifest's version is not 1")
-    index = term.get(b"key_index", etf.Map(()))
+    index = term.get(b"key_index")
     if not isinstance(index, etf.Map):
         raise DecodeError("", "the manifest's key_index is not a map")
     return {_text(family): [_text(id) for id in _list(ids)] for family, ids in index.items()}

@@ -34,6 +34,7 @@ from ._moved import Moved, moved_now
 from ._owner import Ownership
 from ._sqlite_owned import (
     OwnedFile,
+    absent,
     add_device,
     clear_device,
     device_id,
@@ -91,7 +92,7 @@ class SqliteStore(Store):
         file = OwnedFile.attach(self.path, self.url, device, self.vfs)
         try:
             with sql.mapped(self.url):
-                if not create and file.device_id(device) is None:
+                if absent(file.connection, device) and not create:
                     raise self._no_device(file.connection, device)
         except BaseException:
             file.detach(device)
@@ -118,7 +119,7 @@ class SqliteStore(Store):
         connection = sql.connect_read_only(self.path, self.url)
         try:
             with sql.mapped(self.url):
-                if device_id(connection, device) is None:
+                if absent(connection, device):
                     raise self._no_device(connection, device)
         except BaseException:
             sql.disconnect(connection)
@@ -298,6 +299,7 @@ class _SqliteStage:
     def _begin(self) -> None:
         with self._mapped():
             self._connection.execute("BEGIN IMMEDIATE")
+            absent(self._connection, self._device)
             number = device_id(self._connection, self._device)
             if number is not None and not self._overwrite:
                 what = f"holds a device {self._device!r} already"

@@ -83,7 +83,7 @@ class WhatsmeowStore(Store):
             raise StoreInUse(self.url, f"device {device!r} is open already in this process")
         db = self._place.reader()
         if db is None and not create:
-            raise NoDevice(self.url, "is not there")
+            raise NoDevice(self.url, self._place.nothing)
         try:
             jid = self._jid(db, device, create=create)
             if read_only and db is not None:

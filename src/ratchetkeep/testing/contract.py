@@ -41,6 +41,6 @@ class StoreContract(
     :cvar holds: what the store's format can hold.
     :cvar many_devices: True if ``url`` names one device of several that one place can hold.
     :cvar many_processes: False if no other process can reach the place.
-    :cvar marks: False if a device there cannot be marked as moved.
+    :cvar marks: False if a device there cannot be marked as moved, or copy_device not reach it.
     :cvar other_process: a line of code that defines ``open_it(url, create, read_only)`` there.
     """
