@@ -23,7 +23,7 @@ from ratchetkeep import CommitFailed, StoreInUse, open_device
 from ratchetkeep.commit import Commit, GroupCommit
 from ratchetkeep.device import Device
 from ratchetkeep.errors import OwnershipLost, RatchetkeepError, StoreDamaged
-from ratchetkeep.stores import _follower, _recovery, _sqlite_file, directory, journal
+from ratchetkeep.stores import _folder_names, _follower, _recovery, _sqlite_file, directory, journal
 from ratchetkeep.stores._follower import Follower, put_file
 from ratchetkeep.stores._owner import Ownership
 from ratchetkeep.stores._sqlite_owned import OwnedFile, add_device, write_rows
@@ -165,7 +165,7 @@ def moved_journal(tmp_path: Path) -> None:
     open_device(f"baileys:{tmp_path}/x", create=True).close()
     with open_device(f"baileys:{tmp_path}/x") as device:
         device.set({"lid-mapping": {"1": "2"}})
-        (tmp_path / "x" / directory.JOURNAL).rename(tmp_path / "away")
+        (tmp_path / "x" / _folder_names.JOURNAL).rename(tmp_path / "away")
         with pytest.raises(OwnershipLost):
             device.set({"lid-mapping": {"1": "3"}})
 
@@ -289,7 +289,7 @@ def journal_removed_first(patch: Patch) -> None:
     settle = Follower.settle
 
     def mutant(self: Follower) -> None:
-        self._disk.unlink(f"{self._folder}/{directory.JOURNAL}")
+        self._disk.unlink(f"{self._folder}/{_folder_names.JOURNAL}")
         settle(self)
 
     patch.setattr(Follower, "settle", mutant)

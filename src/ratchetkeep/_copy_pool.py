@@ -29,7 +29,7 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores import urls
 
-__all__ = ["Helpers", "helpers", "main"]
+__all__ = ["Helpers", "Worker", "helpers", "main"]
 
 MOST_WORKERS = 4
 
@@ -55,7 +55,7 @@ class Helpers:
     """The processes; results come in the order of the chunks."""
 
     def __init__(self, number: int, recipe: Recipe, credentials: Credentials) -> None:
-        setup = _setup(recipe, credentials)
+        setup = _encode((recipe, native.encode(CREDENTIALS, credentials).data))
         self._idle: SimpleQueue[Worker] = SimpleQueue()
         self._workers: list[Worker] = []
         self._threads = ThreadPoolExecutor(number, thread_name_prefix="ratchetkeep-copy")
@@ -97,6 +97,12 @@ class Helpers:
         finally:
             self._idle.put(worker)
 
+    def spare(self) -> Worker:
+        """One of the processes, which stays when the others end; all chunks are done."""
+        worker = self._idle.get()
+        self._workers.remove(worker)
+        return worker
+
     def close(self) -> None:
         """End the processes."""
         for _, future in self._waiting:
@@ -104,10 +110,6 @@ class Helpers:
         for worker in self._workers:
             worker.end()
         self._threads.shutdown()
-
-
-def _setup(recipe: Recipe, credentials: Credentials) -> bytes:
-    return _encode((recipe, native.encode(CREDENTIALS, credentials).data))
 
 
 class Worker:
@@ -189,16 +191,6 @@ def helpers(recipe: Recipe, credentials: Credentials) -> Helpers | None:
     if number > 1 and sys.executable:
         with suppress(OSError):
             return Helpers(number, recipe, credentials)
-    return None
-
-
-def reread(recipe: Recipe, credentials: Credentials) -> Worker | None:
-    """A process that makes the digest of the source, if it can be had; to be ended."""
-    if _processors() > 1 and sys.executable:
-        with suppress(OSError):
-            worker = Worker(_setup(recipe, credentials))
-            worker.begin_digest()
-            return worker
     return None
 
 

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from ratchetkeep._checker import Checker
 from ratchetkeep._copy_plan import Grouping
@@ -26,6 +28,9 @@ from ratchetkeep._spool import Spool
 from ratchetkeep.errors import CommitFailed, StoreDamaged
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores.base import Finding, Stage
+
+if TYPE_CHECKING:
+    from ratchetkeep._copy_pool import Helpers, Worker
 
 __all__ = ["Progress", "Recipe", "Survey", "survey", "write"]
 
@@ -48,6 +53,7 @@ class Survey:
     :ivar size: their bytes.
     :ivar spool: these records; empty if nothing was to be kept.
     :ivar digest: over all that was read.
+    :ivar helper: a process that can read the source once more, or None.
     """
 
     credentials: Credentials
@@ -57,6 +63,24 @@ class Survey:
     losses: Grouping = field(default_factory=Grouping)
     findings: list[Finding] = field(default_factory=list)
     digest: bytes = b""
+    helper: Worker | None = None
+
+    def close(self) -> None:
+        """Forget what was kept, and end the process."""
+        self.spool.close()
+        if self.helper:
+            self.helper.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def survey(
@@ -87,22 +111,24 @@ def survey(
         digest, done = Digest(), 0
         read = map(digest.add, chunks(reader, device, CHUNK))
         trial = Trial(reader, device, target, credentials)
-        with _tried(read, trial, target, recipe if total >= HELPED else None) as outcomes:
+        with _helpers(recipe if total >= HELPED else None, credentials) as helpers:
             found.findings += reader.findings(device)
             refuse_errors(found.findings)
-            for chunk, tried in outcomes:
+            for chunk, tried in _tried(read, trial, target, helpers):
                 report("check", done, total)
                 findings += [(chunk[place][0], finding) for place, finding in tried.findings]
                 for (key, _), fact in zip(chunk, tried.facts, strict=True):
                     checker.note(key, fact)
                 _add(found, chunk, tried, target, keep)
                 done += len(chunk)
+            if helpers and keep and not reader.reads_snapshots:
+                found.helper = helpers.spare()
         found.digest = digest.digest()
         found.findings.extend(finding for _, finding in sorted(findings, key=_by_key))
         found.findings.extend(checker.finish(lambda family: reader.scan(device, family)))
         report("check", done, done)
     except BaseException:
-        found.spool.close()
+        found.close()
         raise
     return found
 
@@ -112,21 +138,27 @@ def _by_key(pair: tuple[Key, Finding]) -> Key:
 
 
 @contextmanager
-def _tried(
-    read: Iterator[Chunk], trial: Trial, target: Target, recipe: Recipe | None
-) -> Iterator[Iterator[tuple[Chunk, Tried]]]:
-    """What comes of each chunk, with the help of other processes if there is a recipe for them."""
+def _helpers(recipe: Recipe | None, credentials: Credentials) -> Iterator[Helpers | None]:
+    """Other processes, if there is a recipe for them and they can be had."""
+    found = None
     if recipe is not None:
         from ratchetkeep._copy_pool import helpers  # only when asked for: few copies are so large
 
-        found = helpers(recipe, trial.credentials)
+        found = helpers(recipe, credentials)
+    try:
+        yield found
+    finally:
         if found is not None:
-            try:
-                yield found.tried(read, trial, target.counts)
-            finally:
-                found.close()
-            return
-    yield ((chunk, trial.run(chunk)) for chunk in read)
+            found.close()
+
+
+def _tried(
+    read: Iterator[Chunk], trial: Trial, target: Target, helpers: Helpers | None
+) -> Iterator[tuple[Chunk, Tried]]:
+    """What comes of each chunk."""
+    if helpers is not None:
+        return helpers.tried(read, trial, target.counts)
+    return ((chunk, trial.run(chunk)) for chunk in read)
 
 
 def _add(found: Survey, chunk: Chunk, tried: Tried, target: Target, keep: bool) -> None:
@@ -155,45 +187,28 @@ def write(
     stage: Stage,
     found: Survey,
     report: Progress,
-    recipe: Recipe | None = None,
 ) -> None:
     """Write what the survey kept, and read it back.
 
-    :param recipe: how another process can read the source once more meanwhile.
     :raises StoreInUse: if the source was changed meanwhile.
     """
     total = found.records.total()
     done = 0
-    with _unchanged(reader, device, found, recipe if total >= HELPED else None):
-        for chunk in found.spool:
-            report("write", done, total)
-            stage.write(chunk)
-            back = stage.read(chunk)
-            for key, data in chunk.items():
-                if back.get(key) != data:
-                    what = "did not come back as it was written"
-                    raise CommitFailed(f"{store.url} ({key})", what, "Nothing was changed")
-            done += len(chunk)
+    if found.helper:
+        found.helper.begin_digest()
+    for chunk in found.spool:
         report("write", done, total)
-
-
-@contextmanager
-def _unchanged(reader: Source, device: str, found: Survey, recipe: Recipe | None) -> Iterator[None]:
-    """See that the source stays what it was at the survey."""
+        stage.write(chunk)
+        back = stage.read(chunk)
+        for key, data in chunk.items():
+            if back.get(key) != data:
+                what = "did not come back as it was written"
+                raise CommitFailed(f"{store.url} ({key})", what, "Nothing was changed")
+        done += len(chunk)
+    report("write", done, total)
     if reader.reads_snapshots:
-        yield
         return
-    helper = None
-    if recipe is not None:
-        from ratchetkeep._copy_pool import reread  # only when asked for: few copies are so large
-
-        helper = reread(recipe, found.credentials)
-    try:
-        yield
-        now = helper.digest() if helper else None
-    finally:
-        if helper:
-            helper.end()
     # What another process finds is no error before this one finds it too.
+    now = found.helper.digest() if found.helper else None
     if now != found.digest and digest_of(reader, device) != found.digest:
         raise changed(reader)

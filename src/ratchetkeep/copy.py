@@ -93,7 +93,7 @@ def copy_device(
             # Other processes read the store alone.
             recipe = Recipe(source, target, client) if reader is opened else None
             found = survey(reader, source.device, spelled, report, keep=not dry_run, recipe=recipe)
-            with found.spool:
+            with found:
                 _refuse_without_credentials(found, spelled)
                 summary = _summary(
                     found,
@@ -117,7 +117,7 @@ def copy_device(
                     stage = stages.enter_context(store.stage(target.device, overwrite=overwrite))
                     stages.enter_context(rest.stage(found.credentials))
                     rest.write(reader, source.device, spelled, found.credentials, report)
-                    write(reader, source.device, spelled, stage, found, report, recipe)
+                    write(reader, source.device, spelled, stage, found, report)
                     if not owned:
                         refuse_owner(opened, source.device)
                     stage.publish()

@@ -25,6 +25,7 @@ JIDS = {
     "carol": "880000000003333:7@lid",
     "dave": "4915550004444@s.whatsapp.net",
     "erin": "880000000005555:2@lid",
+    "frank": "4915550006666:1@s.whatsapp.net",
 }
 GROUP, LID_GROUP = "120363041234500001@g.us", "120363041234500002@g.us"
 I_AM = {GROUP: PN, LID_GROUP: LID}
@@ -38,6 +39,8 @@ READ_TWICE = "what was read before stays read"
 TO_BOB, FROM_BOB = "the next messages to the other side", "the next messages from the other side"
 WITH_LID = "the next messages to and from a LID"
 PENDING = "a session that waits for its answer"
+UNHEARD = "a session of which nobody has read anything"
+OWN_LATE = "own messages that arrive late"
 GROUP_LATE = "late messages of a group"
 GROUP_FORMER = "late and next messages under an author's former sender key"
 GROUP_LID = "late and next messages of an author with a LID"
@@ -58,7 +61,9 @@ STEPS = (
     TO_BOB,
     FROM_BOB,
     WITH_LID,
+    OWN_LATE,
     PENDING,
+    UNHEARD,
     GROUP_LATE,
     GROUP_FORMER,
     GROUP_LID,
@@ -74,16 +79,19 @@ STEPS = (
 
 
 class Message(NamedTuple):
-    """A message to me; ``kind`` is ``skmsg`` in the group."""
+    """A message to me, or from me; ``kind`` is ``skmsg`` in the group.
 
-    author: str
+    :ivar other: who of the others wrote it, or is to read it.
+    """
+
+    other: str
     kind: str
     data: bytes
     text: bytes
 
     def read(self, me: Engine) -> None:
         """I read it, and it says what it must."""
-        jid = JIDS[self.author]
+        jid = JIDS[self.other]
         if self.kind == "skmsg":
             found = me.decrypt_group(GROUP, jid, self.data)
         else:
@@ -144,12 +152,22 @@ class Cast:
         me.take_sender_key(GROUP, JIDS[author], key)
         return Message(author, "skmsg", data, text)
 
+    def is_told(self, name: str, me: Engine) -> Message:
+        """I say something to one of them, who has not read it yet."""
+        text = self._text("me")
+        kind, data = me.encrypt(JIDS[name], text)
+        return Message(name, kind, data, text)
+
+    def reads(self, message: Message, as_: str = PN) -> None:
+        """One of them reads a message of mine."""
+        found = self.devices[message.other].decrypt(as_, message.kind, message.data)
+        assert found == message.text, f"{message.text!r} reads differently"
+
     def hears(self, name: str, me: Engine, *, as_: str = PN, kind: str = "msg") -> None:
         """I say something to one of them, who reads it."""
-        text = self._text("me")
-        sent, data = me.encrypt(JIDS[name], text)
-        assert sent == kind, f"my message is a {sent}"
-        assert self.devices[name].decrypt(as_, sent, data) == text
+        message = self.is_told(name, me)
+        assert message.kind == kind, f"my message is a {message.kind}"
+        self.reads(message, as_)
 
     def hear_in_group(self, me: Engine, group: str = GROUP, *, is_first: bool = False) -> None:
         """I say something to a group; those who were given my sender key the first time read it."""
@@ -167,6 +185,7 @@ class History:
 
     cast: Cast
     late: dict[str, list[Message]] = field(default_factory=dict)
+    own: dict[str, list[Message]] = field(default_factory=dict)
     was_read: list[Message] = field(default_factory=list)
 
 
@@ -178,6 +197,8 @@ def begin(me: Engine, cast: Cast) -> History:
     me.begin(JIDS["dave"], cast.devices["dave"].bundle(1))
     cast.hears("dave", me, kind="pkmsg")
     story.late[PENDING] = [cast.says("dave")]
+    me.begin(JIDS["frank"], cast.devices["frank"].bundle(1))
+    story.own[UNHEARD] = [cast.is_told("frank", me)]
     _in_group(me, cast, story)
     return story
 
@@ -200,6 +221,8 @@ def _with_bob(me: Engine, cast: Cast, story: History) -> None:
     story.late[END_OF_OLDER_CHAIN] = [older[3]]
     cast.hears("bob", me)
     newer = [cast.says("bob") for _ in range(3)]
+    # They end a chain: bob learns how many there were from the next one's messages.
+    story.own[OWN_LATE] = [cast.is_told("bob", me) for _ in range(2)]
     newer[2].read(me)
     story.late[IN_OPEN_CHAIN] = newer[:2]
     story.was_read += [older[2], newer[2]]
@@ -256,6 +279,20 @@ def _read_twice(me: Engine, cast: Cast, story: History) -> None:
 def _to_bob(me: Engine, cast: Cast, story: History) -> None:
     for _ in range(2):
         cast.hears("bob", me)
+
+
+def _own_late(me: Engine, cast: Cast, story: History) -> None:
+    for message in story.own[OWN_LATE]:
+        cast.reads(message)
+
+
+def _unheard(me: Engine, cast: Cast, story: History) -> None:
+    """The later message comes first, so that it must say all that the first one says."""
+    cast.hears("frank", me, kind="pkmsg")
+    for message in story.own[UNHEARD]:
+        cast.reads(message)
+    cast.says("frank").read(me)
+    cast.hears("frank", me)
 
 
 def _from_bob(me: Engine, cast: Cast, story: History) -> None:
@@ -316,7 +353,9 @@ VERBS: dict[str, Verb] = {
     TO_BOB: _to_bob,
     FROM_BOB: _from_bob,
     WITH_LID: _with_lid,
+    OWN_LATE: _own_late,
     PENDING: _pending,
+    UNHEARD: _unheard,
     GROUP_LATE: _late(GROUP_LATE),
     GROUP_FORMER: _late(GROUP_FORMER),
     GROUP_LID: _late(GROUP_LID),

@@ -6,7 +6,6 @@ name).
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -18,9 +17,6 @@ from pathlib import Path
 from ._owner import Ownership
 
 MAX_FILE = 64 * 1024 * 1024
-
-# Linux has it, Python does not. A call through ctypes lets other threads run meanwhile.
-_SYNCFS = getattr(ctypes.CDLL(None), "syncfs", None)
 
 
 class OpenFile:
@@ -201,11 +197,15 @@ class Disk:
     def hurry(self, path: str) -> None:
         """Let all that was written to the folder's disk be on its way at once. Nothing is promised,
         but syncing many files after this takes a tenth of the time."""
-        if _SYNCFS is None:
+        import ctypes  # only for large writes: it takes long to load
+
+        # Linux has it, Python does not.
+        syncfs = getattr(ctypes.CDLL(None), "syncfs", None)
+        if syncfs is None:
             return
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            _SYNCFS(descriptor)
+            syncfs(descriptor)
         finally:
             os.close(descriptor)
 
