@@ -27,7 +27,7 @@ CREATE TABLE records (
 ) STRICT;
 """
 _INSERT = "INSERT INTO records (device, family, id, data) VALUES (1, ?, ?, ?)"
-_LARGEST = 1 << 20
+_LARGEST = 1 << 16
 
 Record = tuple[str, str, bytes]
 

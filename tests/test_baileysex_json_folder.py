@@ -141,7 +141,7 @@ def test_a_folder_of_baileys_is_not_ours(tmp_path: Path, manifest: bool) -> None
     before = footprint(folder)
     with pytest.raises(DeviceExists, match="another library"):
         copy_device(source, target, overwrite=True)
-    with pytest.raises(StoreDamaged, match="is missing"):
+    with pytest.raises(UnknownStore, match="is a folder of the kind baileys"):
         open_device(target)
     assert footprint(folder) == before
 

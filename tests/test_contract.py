@@ -21,6 +21,7 @@ from ratchetkeep.testing import Holds, StoreContract
 from ratchetkeep.testing.stateful import make_store_machine
 from ratchetkeep.testing.strategies import (
     BAILEYS,
+    BAILEYS6,
     BAILEYSEX,
     BAILEYSEX_JSON,
     NATIVE,
@@ -139,6 +140,20 @@ class TestBaileys(_Folder):
         return f"baileys:{tmp_path}/auth"
 
 
+class TestBaileys6(_Folder):
+    """baileys6:DIR"""
+
+    holds = BAILEYS6
+    suffix = ".json"
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"baileys6:{tmp_path}/auth"
+
+    def _path(self, url: str, key: Key) -> Path:
+        return super()._path(url, key._replace(id=key.id.replace("_1.", ".")))
+
+
 class TestBaileysEx(_Folder):
     """baileysex:DIR"""
 
@@ -177,11 +192,21 @@ PLACES: list[tuple[str, Holds]] = [
     ("sqlite:{folder}/{name}.db", NATIVE),
     ("sqlite:{folder}/many.db?device={name}", NATIVE),
     ("baileys:{folder}/{name}", BAILEYS),
+    ("baileys6:{folder}/{name}", BAILEYS6),
     ("baileysex:{folder}/{name}", BAILEYSEX),
     ("baileysex-json:{folder}/{name}", BAILEYSEX_JSON),
     ("pyaileys:{folder}/{name}", PYAILEYS),
 ]
-IDS = ["memory", "sqlite", "sqlite-device", "baileys", "baileysex", "baileysex-json", "pyaileys"]
+IDS = [
+    "memory",
+    "sqlite",
+    "sqlite-device",
+    "baileys",
+    "baileys6",
+    "baileysex",
+    "baileysex-json",
+    "pyaileys",
+]
 
 
 @pytest.mark.parametrize(("place", "holds"), PLACES, ids=IDS)

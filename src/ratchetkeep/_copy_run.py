@@ -38,7 +38,7 @@ __all__ = ["Progress", "Recipe", "Survey", "survey", "write"]
 CHUNK = 256
 
 # Fewer records are tried sooner than another process is there to help.
-HELPED = 5_000
+HELPED = 20_000
 
 Progress = Callable[[str, int, int], None]
 """Called with the step (``check``, ``rest`` or ``write``), how many records are done, and of how

@@ -21,11 +21,15 @@ RATCHETS = ("session", "sender-key")
 # The library that owns each kind of store with a spelling of its own.
 LIBRARIES = {
     "baileys": "baileys",
+    "baileys6": "baileys",
     "baileysex": "baileysex",
     "baileysex-json": "baileysex",
     "pyaileys": "pyaileys",
     "whatsmeow": "whatsmeow",
 }
+
+# Formats that differ in sender keys alone.
+ALIKE = {"baileys", "baileys6"}
 
 
 @dataclass(frozen=True)
@@ -124,5 +128,5 @@ class Spelled:
         return tuple(
             Converted(family, count, was, becomes)
             for (family, was, becomes), count in sorted(self.counts.items())
-            if was != becomes
+            if was != becomes and not ({was, becomes} == ALIKE and family != "sender-key")
         )

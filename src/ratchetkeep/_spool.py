@@ -22,7 +22,7 @@ from ratchetkeep.model import Key
 
 __all__ = ["Spool"]
 
-IN_MEMORY = 8 * 1024 * 1024
+IN_MEMORY = 4 * 1024 * 1024
 
 _Records = list[tuple[str, str, bytes]]
 _encode = msgspec.msgpack.Encoder().encode

@@ -24,7 +24,7 @@ from ratchetkeep import (
     InvalidValue,
     NameCollision,
     NotHeld,
-    StoreDamaged,
+    UnknownStore,
     copy_device,
     open_device,
     verify_device,
@@ -433,7 +433,7 @@ def test_another_librarys_folder_is_neither_opened_nor_replaced(
     """New credentials, or another device, would be written over those of another library."""
     folder = tmp_path / "auth"
     shutil.copytree(there, folder)
-    with pytest.raises(StoreDamaged, match=r"creds\.json"):
+    with pytest.raises(UnknownStore, match="is a folder of the kind"):
         open_device(f"{kind}:{folder}", create=True)
     copy_device(f"baileys:{BOB}", f"sqlite:{tmp_path}/x.db")
     with pytest.raises(DeviceExists, match="another library"):

@@ -24,6 +24,7 @@ ADVICE = (
 # Libraries that use their own stores without asking us; the mark of --retire is none to them.
 STRANGERS = {
     "baileys": "Node",
+    "baileys6": "Node",
     "baileysex": "Elixir",
     "baileysex-json": "Elixir",
     "pyaileys": "pyaileys",
@@ -32,6 +33,7 @@ STRANGERS = {
 # How formats and encodings are called in a plan.
 SPELLINGS = {
     "baileys": "Baileys' JSON",
+    "baileys6": "Baileys 6's JSON",
     "baileysex": "BaileysEx's terms (ETF)",
     "baileysex-json": "BaileysEx's JSON",
     "pyaileys": "pyaileys' JSON",

@@ -195,21 +195,11 @@ def _encode_ratchet(
     key: Key, value: Any, credentials: Credentials | None, losses: Losses
 ) -> bytes | None:
     try:
-        spelled = spellings.respell(key, value, PROTOBUF, credentials, losses)
+        spelled = spellings.for_client(key, value, name, credentials, losses)
     except DecodeError as error:
         losses.note(error.place, f"is damaged: it {error.what}")
         return None
     if spelled is None:
         return None
-    if spelled is not value and key.family == "session":
-        _note_unused(spelled.data, losses)
     # As dump does it, in one step: there are thousands.
     return b'{"data": "%b", "type": "Buffer"}' % to_base64(spelled.data).encode("ascii")
-
-
-def _note_unused(data: bytes, losses: Losses) -> None:
-    """Note what pyaileys does not look at: it decrypts with the open session alone."""
-    record = parsed("RecordStructure", data)
-    if record is not None and record.previousSessions and not record.HasField("currentSession"):
-        what = "has no open session: pyaileys takes it as none, and makes a new one"
-        losses.note("", what, derived=True)

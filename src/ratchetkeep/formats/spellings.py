@@ -105,7 +105,21 @@ def for_client(
     encoding = _OF_CLIENT.get(client)
     if encoding is None or key.family not in FAMILIES:
         return for_node(key, value, credentials, losses)
-    return respell(key, value, encoding, credentials, losses)
+    spelled = respell(key, value, encoding, credentials, losses)
+    if client == "pyaileys" and spelled not in (value, None) and key.family == "session":
+        _note_unread(to_model(key, value), losses)
+    return spelled
+
+
+def _note_unread(record: SessionRecord, losses: Losses) -> None:
+    """Note what pyaileys carries and does not look at: it decrypts with the open session alone."""
+    closed = sum(not session.is_open for session in record.sessions.values())
+    if closed and record.open_session is None:
+        what = "has no open session: pyaileys takes it as none, and makes a new one"
+        losses.note("", what, derived=True)
+    elif closed:
+        what = "late messages of closed sessions, which it carries, are not read by pyaileys: {n}"
+        losses.note("sessions", what, derived=True, amount=closed)
 
 
 def for_node(

@@ -6,7 +6,7 @@ from collections.abc import Container
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ratchetkeep.errors import DecodeError
+from ratchetkeep.errors import DecodeError, UnknownStore
 from ratchetkeep.formats._json import parse
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ _MARKS = {
     "__type__": "baileysex-json",
 }
 
+# Kinds whose credentials are those of another kind.
+_SAME = {"baileys6": "baileys"}
+
 
 def kind_of_creds(raw: bytes) -> str | None:
     """The kind of folder that a ``creds.json`` is of, or None if it cannot be told."""
@@ -36,8 +39,20 @@ def kind_of_creds(raw: bytes) -> str | None:
 
 def creds_of_another(store: DirectoryStore, names: Container[str]) -> bool:
     """True if the credentials among the folder's ``names`` are of another kind than the store."""
-    if _CREDS not in names:
-        return False
+    return _CREDS in names and _other_kind(store) is not None
+
+
+def refuse_creds_of_another(store: DirectoryStore) -> None:
+    """:raises UnknownStore: if the folder's credentials are of another kind than the store."""
+    other = _other_kind(store)
+    if other is not None:
+        raise UnknownStore(store.url, f"is a folder of the kind {other}", f"Use {other}:DIR")
+
+
+def _other_kind(store: DirectoryStore) -> str | None:
+    if store.layout.suffix != ".json":
+        return None
     with suppress(OSError):
-        return kind_of_creds(store.disk.read(f"{store.path}/{_CREDS}")) not in (None, store.kind)
-    return False
+        kind = kind_of_creds(store.disk.read(f"{store.path}/{_CREDS}"))
+        return None if kind == _SAME.get(store.kind, store.kind) else kind
+    return None

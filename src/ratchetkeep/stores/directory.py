@@ -28,7 +28,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.formats import Encoded, Loss
 from ratchetkeep.model import Credentials, Key
 
-from ._creds_kind import creds_of_another
+from ._creds_kind import creds_of_another, refuse_creds_of_another
 from ._folder_findings import folder_findings
 from ._folder_names import JOURNAL, MOVED, is_of_another_kind, traces
 from ._follower import Follower
@@ -131,14 +131,12 @@ class DirectoryStore(Store):
         self._state, self._failed = "open", False
 
     def _shows_a_device(self) -> bool:
-        """True for any trace of one. Credentials are enough: listing a large folder takes long,
-        and its owner lists it again.
-
-        :raises UnknownStore: for a place that is none of ours.
-        """
+        """True for any trace of one; raises UnknownStore for a place of another kind. Credentials
+        are enough: listing a large folder takes long, and its owner lists it again."""
         with suppress(OSError):
             others = "" if self.layout is COMPAT else f"{self.path}/{COMPAT.manifest}"
             if self.disk.exists(f"{self.path}/creds{self.layout.suffix}"):
+                refuse_creds_of_another(self)
                 return not (others and self.disk.exists(others)) or bool(self.names())
         return bool(traces(self.names()))
 

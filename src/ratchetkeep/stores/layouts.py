@@ -20,10 +20,11 @@ from ratchetkeep.errors import (
     StoreDamaged,
     UnsupportedVersion,
 )
-from ratchetkeep.formats import Format, baileys, baileysex, baileysex_json, etf, pyaileys
+from ratchetkeep.formats import Format, baileys, baileys6, baileysex, baileysex_json, etf, pyaileys
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Key, check_key
 
 from . import _json_manifest
+from ._signal_ids import LID, address_of, with_agent
 
 # ``sender-key-memory`` before ``sender-key``: the longer prefix is the family.
 _BY_LENGTH = sorted(FAMILIES, key=len, reverse=True)
@@ -258,6 +259,47 @@ class BaileysLayout(_Names):
         return escaped
 
 
+_BAILEYS = BaileysLayout()
+
+
+class Baileys6Layout(BaileysLayout):
+    """Baileys 6's folder. It knows an address by user and device alone, so that LIDs have no mark
+    in its file names.
+
+    :param lids: users that are known to be LIDs; a file of any other one is taken for that of a
+        phone number.
+    """
+
+    kind = "baileys6"
+    format: Format = baileys6
+
+    def __init__(self, lids: Container[str] = frozenset()) -> None:
+        super().__init__()
+        self.lids = lids
+
+    def file_name(self, key: Key) -> str:
+        name = _BAILEYS.file_name(with_agent(key, 0))
+        if self.key_of(name) is None:
+            raise NameCollision(str(key), f"would have the file {name!r}, which is no record's")
+        return name
+
+    def key_of(self, name: str) -> Key | None:
+        key = super().key_of(name)
+        address = key and address_of(key)
+        if key is None or address is None:
+            return key
+        if address.agent:
+            return None  # Baileys 7's spelling, which 6 never finds
+        return with_agent(key, LID) if address.user in self.lids else key
+
+    def records(self, names: Iterable[str]) -> set[str]:
+        found = super().records(names)
+        return {name for name in found if "_1" not in name or self._is_record(name)}
+
+    def doubtful(self, family: str, ids: Iterable[str], names: Container[str]) -> list[str]:
+        return list(ids)
+
+
 class PyaileysLayout(BaileysLayout):
     """pyaileys' multi-file folder: it names its files as Baileys does."""
 
@@ -374,7 +416,8 @@ class BaileysExJsonLayout(_BaileysEx):
 
 
 LAYOUTS: dict[str, Layout] = {
-    "baileys": BaileysLayout(),
+    "baileys": _BAILEYS,
+    "baileys6": Baileys6Layout(),
     "baileysex": BaileysExLayout(),
     "baileysex-json": BaileysExJsonLayout(),
     "pyaileys": PyaileysLayout(),

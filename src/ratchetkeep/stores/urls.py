@@ -12,10 +12,19 @@ from ratchetkeep.errors import InvalidValue, NoDevice, StoreUnreadable, UnknownS
 
 from .base import DEFAULT_DEVICE, Store
 
-KINDS = ("sqlite", "baileys", "baileysex", "baileysex-json", "pyaileys", "whatsmeow", "memory")
+KINDS = (
+    "sqlite",
+    "baileys",
+    "baileys6",
+    "baileysex",
+    "baileysex-json",
+    "pyaileys",
+    "whatsmeow",
+    "memory",
+)
 HELP = (
     "Name the kind of store: sqlite:PATH (one file, the default; also a bare PATH.db), "
-    "baileys:DIR, baileysex:DIR, baileysex-json:DIR, pyaileys:DIR, "
+    "baileys:DIR, baileys6:DIR, baileysex:DIR, baileysex-json:DIR, pyaileys:DIR, "
     "whatsmeow:PATH (or whatsmeow:postgresql://...) or memory:NAME"
 )
 POSTGRES = ("postgresql://", "postgres://")
@@ -96,6 +105,10 @@ def open_target(target: Target) -> Store:
         from .memory import MemoryStore
 
         return MemoryStore(target.path)
+    if target.kind == "baileys6":
+        from .baileys6 import Baileys6Store
+
+        return Baileys6Store(target.path)
     from .directory import DirectoryStore
 
     return DirectoryStore(target.kind, target.path)

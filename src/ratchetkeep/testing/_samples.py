@@ -66,6 +66,7 @@ class Holds:
     :ivar sync_key_details: the fingerprint and the time of an app state sync key.
     :ivar addressing_modes: of the message keys in the credentials; None: any text.
     :ivar numeric_names: numbers as the names of members, where the shape is free.
+    :ivar agents: addresses of which the name alone does not tell whether it is a LID's.
     :ivar form: what values and credentials are changed to, so that they are of a form that the
         format gives back.
     """
@@ -83,6 +84,7 @@ class Holds:
     sync_key_details: bool = True
     addressing_modes: tuple[str, ...] | None = None
     numeric_names: bool = True
+    agents: bool = True
     form: Callable[[Any], Any] = _as_it_is
 
 

@@ -1,12 +1,13 @@
 """Hypothesis strategies for valid values of the model, and ids as clients make them.
 
 What a format can hold is said by :class:`Holds`; the formats of our stores are ``NATIVE``,
-``BAILEYS``, ``BAILEYSEX``, ``BAILEYSEX_JSON`` and ``PYAILEYS``.
+``BAILEYS``, ``BAILEYS6``, ``BAILEYSEX``, ``BAILEYSEX_JSON`` and ``PYAILEYS``.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -55,6 +56,7 @@ from ._samples import Holds, Presence
 
 __all__ = [
     "BAILEYS",
+    "BAILEYS6",
     "BAILEYSEX",
     "BAILEYSEX_JSON",
     "NATIVE",
@@ -78,6 +80,7 @@ BAILEYS = Holds(
     surrogates="joined",
     foreign=False,
 )
+BAILEYS6 = replace(BAILEYS, agents=False)
 BAILEYSEX = Holds(
     session_times="never",
     local_identity="always",
@@ -133,7 +136,8 @@ def _present(how: Presence, inner: Any_) -> Any_:
 
 
 _USERS = st.integers(0, 4).map(lambda n: str(15551230000 + n))
-_LIDS = st.integers(0, 4).map(lambda n: str(998877000000000 + n))
+_LID = "99887700000000"
+_LIDS = st.integers(0, 4).map(lambda n: f"{_LID}{n}")
 _ADDRESSES = st.builds(
     "{}{}.{}".format, _USERS | _LIDS, st.sampled_from(["", "_1"]), st.integers(0, 2)
 )
@@ -155,9 +159,20 @@ _IDS: dict[str, st.SearchStrategy[str]] = {
 }
 
 
-def ids(family: str) -> st.SearchStrategy[str]:
-    """Ids of ``family`` as clients make them; few, so that the same one is drawn again."""
-    return _IDS[family]
+def ids(family: str, *, agents: bool = True) -> st.SearchStrategy[str]:
+    """Ids of ``family`` as clients make them; few, so that the same one is drawn again.
+
+    :param agents: as in :class:`Holds`.
+    """
+    return _IDS[family] if agents or family not in _ADDRESSED else _IDS[family].map(_with_agent)
+
+
+_ADDRESSED = {"session", "sender-key", "identity-key"}
+
+
+def _with_agent(id: str) -> str:
+    """The id with the agent that its user's number stands for."""
+    return re.sub(rf"\b({_LID}\d)(?=\.|::)", r"\1_1", id.replace("_1", ""))
 
 
 def values_for(holds: Holds = NATIVE) -> Values:
@@ -165,7 +180,7 @@ def values_for(holds: Holds = NATIVE) -> Values:
     made = _Maker(holds)
     records = {family: value.map(holds.form) for family, value in made.records().items()}
     batch = {
-        family: st.dictionaries(ids(family), _maybe(value), max_size=3)
+        family: st.dictionaries(ids(family, agents=holds.agents), _maybe(value), max_size=3)
         for family, value in records.items()
     }
     batches = st.lists(st.sampled_from(sorted(batch)), max_size=4, unique=True).flatmap(
