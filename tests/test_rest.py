@@ -20,6 +20,7 @@ from ratchetkeep import (
 from ratchetkeep.formats import spellings
 from ratchetkeep.formats._shape import Losses
 from ratchetkeep.model import Chain, Key, SessionRecord
+from ratchetkeep.stores._stage import FolderStage
 from ratchetkeep.testing import _samples as samples
 
 ALICE = Path(__file__).parents[1] / "examples" / "alice"
@@ -235,4 +236,76 @@ def test_over_several_stops(tmp_path: Path, alice: Path) -> None:
     assert [
         each for each in verify_device(f"baileys:{tmp_path}/back") if each.severity == "error"
     ] == []
+    assert files(tmp_path / "back") == files(alice)
+
+
+def test_a_killed_copy_leaves_no_older_one(
+    tmp_path: Path, alice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The side file of an earlier copy would stand beside a later one's device, and bring back what
+    was used up between the two."""
+    there = f"pyaileys:{tmp_path}/there"
+    side = Path(copy_device(f"baileys:{alice}", there, keep_rest=True).rest)
+    replace = FolderStage.publish
+
+    def killed(stage: FolderStage) -> None:
+        replace(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FolderStage, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        copy_device(f"baileys:{alice}", there, overwrite=True)
+    assert not side.exists()
+
+
+def test_counters_do_not_slip_back(tmp_path: Path, alice: Path) -> None:
+    """Ids of pre-keys that were given out would be given out again."""
+    with open_device(f"baileys:{alice}") as device:
+        device.save_credentials(device.credentials.replace(next_pre_key_id=900))
+    there = f"whatsmeow:{tmp_path}/there.db"
+    copy_device(f"baileys:{alice}", there, keep_rest=True)
+    copy_device(there, f"baileys:{tmp_path}/back")
+    assert values(f"baileys:{tmp_path}/back")[Key("credentials", "")].next_pre_key_id == 900
+
+
+def test_a_way_back_for_a_client(tmp_path: Path, alice: Path) -> None:
+    """What a client could not read would not come back, although the plan says so."""
+    copy_device(f"baileys:{alice}", f"whatsmeow:{tmp_path}/go.db")
+    copy_device(f"whatsmeow:{tmp_path}/go.db", f"sqlite:{tmp_path}/go-too.db")
+    source, there = f"sqlite:{tmp_path}/go-too.db", f"sqlite:{tmp_path}/waeys.db"
+    summary = copy_device(source, there, client="waeys", keep_rest=True)
+    assert any(each.amount for each in summary.not_held)
+    copy_device(there, f"sqlite:{tmp_path}/back.db", client="whatsmeow")
+    now, before = values(f"sqlite:{tmp_path}/back.db"), values(source)
+    skipped = [skipped_keys(key, held) for key, held in before.items() if key.family == "session"]
+    assert any(skipped)
+    back = [skipped_keys(key, now[key]) for key in before if key.family == "session"]
+    assert back == skipped
+
+
+def skipped_keys(key: Key, held: Any) -> set[bytes]:
+    """The derived keys of skipped messages in a session."""
+    record = spellings.to_model(key, held)
+    chains = [chain for session in record.sessions.values() for chain in session.chains.values()]
+    return {derived for chain in chains for derived in chain.derived_keys.values()}
+
+
+def test_a_link_is_the_same_place(tmp_path: Path, alice: Path) -> None:
+    """The side file would not be found by another name of the same target."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    kept = copy_device(f"baileys:{alice}", f"pyaileys:{tmp_path}/link/there", keep_rest=True)
+    back = copy_device(f"pyaileys:{tmp_path}/real/there", f"baileys:{tmp_path}/back")
+    assert back.completed_from == kept.rest
+
+
+def test_a_damaged_one_can_be_replaced(tmp_path: Path, alice: Path) -> None:
+    """Nobody could copy to a place any more whose side file is damaged."""
+    there = f"pyaileys:{tmp_path}/there"
+    side = Path(copy_device(f"baileys:{alice}", there, keep_rest=True).rest)
+    side.write_bytes(b"junk")
+    with pytest.raises(StoreDamaged, match="move it away"):
+        copy_device(there, f"baileys:{tmp_path}/back")
+    copy_device(f"baileys:{alice}", there, overwrite=True, keep_rest=True)
+    copy_device(there, f"baileys:{tmp_path}/back")
     assert files(tmp_path / "back") == files(alice)

@@ -23,6 +23,10 @@ def merged(base: Any, theirs: Any, ours: Any) -> Any:
     if base is None and isinstance(theirs, SessionRecord) and isinstance(ours, SessionRecord):
         base = SessionRecord()  # none of its sessions could be held
     value = _merged(base, theirs, ours)
+    if isinstance(value, Credentials) and isinstance(ours, Credentials):
+        # Some formats keep no counters: an id that may have been given out is never given again.
+        counters = ("next_pre_key_id", "first_unuploaded_pre_key_id")
+        value = value.replace(**{n: max(getattr(theirs, n), getattr(ours, n)) for n in counters})
     return _one_open(value, theirs) if isinstance(value, SessionRecord) else value
 
 
@@ -63,10 +67,6 @@ def _settled(base: Any, theirs: Any, ours: Any, members: dict[str, Any]) -> Any:
         used = base.derived_keys.keys() - theirs.derived_keys.keys()
         seeds = members["message_keys"].items()
         members["message_keys"] = {n: seed for n, seed in seeds if n not in used}
-    if isinstance(ours, Credentials):
-        # Some formats keep no counters: an id that may have been given out is never given again.
-        for counter in ("next_pre_key_id", "first_unuploaded_pre_key_id"):
-            members[counter] = max(getattr(theirs, counter), getattr(ours, counter))
     return theirs.replace(**members)
 
 
@@ -75,7 +75,8 @@ def _one_open(record: SessionRecord, theirs: SessionRecord) -> SessionRecord:
     open_keys = [key for key, session in record.sessions.items() if session.is_open]
     if len(open_keys) < 2:
         return record
-    living = next((key for key in open_keys if key in theirs.sessions), open_keys[0])
+    in_theirs = {key for key, session in theirs.sessions.items() if session.is_open}
+    living = next((key for key in open_keys if key in in_theirs), open_keys[0])
     sessions = dict(record.sessions)
     for key in open_keys:
         if key != living:

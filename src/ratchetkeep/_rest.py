@@ -11,28 +11,44 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from ratchetkeep._copy_run import Progress
 from ratchetkeep._copy_source import Source, chunks, count
 from ratchetkeep._copy_spelling import RATCHETS, Spelled
 from ratchetkeep._merge import merged
-from ratchetkeep.errors import DecodeError, NotHeld
+from ratchetkeep.errors import (
+    CommitFailed,
+    DecodeError,
+    NoDevice,
+    NotHeld,
+    StoreDamaged,
+    UnknownStore,
+)
 from ratchetkeep.formats import Format, native
 from ratchetkeep.formats._addresses import to_whatsmeow_jid
-from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key
+from ratchetkeep.formats._baileys_signal import prefixed
+from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key, SessionRecord
 from ratchetkeep.stores import urls
+from ratchetkeep.stores._stage import sweep
 from ratchetkeep.stores.base import DEFAULT_DEVICE, Finding, Stage, Store
 from ratchetkeep.stores.disk import Disk
 
 __all__ = ["Completed", "Rest", "completed"]
 
 SUFFIX = ".ratchetkeep-rest"
+NEW = ".new"
 DEVICE = "rest"
 CHUNK = 256
+
+# The encoding of what is kept: the record's native bytes, and what the target got of it, or None.
+# What it got is kept too, and never worked out anew: another version may spell it otherwise.
+_KEPT = "ratchetkeep-rest"
 
 # The member of the kept credentials' ``extra`` that tells whether a ratchet has moved since.
 _MARK = "ratchetkeep-rest"
@@ -50,7 +66,7 @@ def _path_of(target: urls.Target, credentials: Credentials) -> str:
     if target.kind == "whatsmeow":  # whose devices are called by their JIDs, named or not
         name = (credentials.me and to_whatsmeow_jid(credentials.me.id)) or name
     name = "." + quote(name, safe="@:+") if name else ""
-    return os.path.abspath(target.path).rstrip("/") + name + SUFFIX
+    return os.path.realpath(target.path) + name + SUFFIX
 
 
 def _side_file(path: str) -> Store:
@@ -84,11 +100,16 @@ class Rest:
     def stage(self, credentials: Credentials) -> Iterator[None]:
         """Put it together beside its place; leaving without :meth:`publish` drops it."""
         self._path = self.path(credentials)
-        made: AbstractContextManager[Stage | None] = (
-            _side_file(self._path).stage(DEVICE, overwrite=True) if self._keep else nullcontext()
-        )
-        with made as self._stage:
+        if not self._keep:
             yield
+            return
+        # Under another name until all of it is there: what an earlier copy left may be damaged.
+        _remove(self._path + NEW)
+        try:
+            with _side_file(self._path + NEW).stage(DEVICE, overwrite=False) as self._stage:
+                yield
+        finally:
+            _remove(self._path + NEW)
 
     def write(
         self,
@@ -106,18 +127,25 @@ class Rest:
         if self._stage is None:
             return
         total, done, ratchets = count(reader, device), 0, _Fingerprint()
+        there: bytes | None = None
         for chunk in chunks(reader, device, CHUNK):
             report("rest", done, total)
             kept: dict[Key, bytes] = {}
             for key, raw in chunk:
                 value = reader.decode(device, key, raw)
                 data, losses = target.encode(key, value, credentials)
+                if data is not None and target.fits is not None:
+                    data, more = target.fits(key, data)
+                    losses += more
                 ratchets.add(key, data)
-                if losses and key != CREDENTIALS:
-                    kept[key] = _native(key, value)
+                if key == CREDENTIALS:
+                    there = data
+                elif losses or data is None:
+                    both = _pack((_native(key, value), data))
+                    kept[key] = _native(key, EncodedRecord(encoding=_KEPT, data=both))
             self._stage.write(kept)
             done += len(chunk)
-        extra = {**credentials.extra, _MARK: ratchets.digest()}
+        extra = {**credentials.extra, _MARK: _pack((ratchets.digest(), there))}
         marked = credentials.replace(extra=extra)
         self._stage.write({CREDENTIALS: _native(CREDENTIALS, marked)})
 
@@ -125,16 +153,33 @@ class Rest:
         """Put it in its place, or remove what was there."""
         if self._stage is not None:
             self._stage.publish()
-        elif self._path:
+        if not self._path:
+            return  # there is no place for one
+        try:
             _remove(self._path)
+            if self._stage is None:
+                _remove(self._path + NEW)
+            else:
+                Disk().rename(self._path + NEW, self._path)
+                Disk().sync_folder(os.path.dirname(self._path))
+        except OSError as error:
+            what = f"cannot be written: {error.strerror}"
+            raise CommitFailed(self._path, what, "The target was not changed") from None
 
 
 def _remove(path: str) -> None:
+    """Remove a side file, and what a killed copy may have left of it: all of them hold keys."""
     disk = Disk()
-    if disk.exists(path):
-        for suffix in ("", "-wal", "-shm", ".lock", ".owner"):
-            disk.unlink(path + suffix)
-        disk.sync_folder(os.path.dirname(path))
+    folder, name = os.path.split(path)
+    if not disk.is_folder(folder):
+        return
+    sweep(disk, folder, f"{name}.stage-")
+    left = [path + suffix for suffix in ("", "-wal", "-shm", ".lock", ".owner")]
+    left = [each for each in left if disk.exists(each)]
+    for each in left:
+        disk.unlink(each)
+    if left:
+        disk.sync_folder(folder)
 
 
 def _native(key: Key, value: Any) -> bytes:
@@ -182,6 +227,17 @@ class _Fingerprint:
         return (self._sum % 2**128).to_bytes(16, "big")
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[bytes, bytes | None]).decode
+_unpack_mark = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
+
+
+REMEDY = (
+    "The device itself is whole. Restore the side file, or move it away and copy without what the "
+    "other library could not hold"
+)
+
+
 class _Kept(bytes):
     """The native bytes of a record that only the side file has."""
 
@@ -199,12 +255,28 @@ class Completed:
         self.format: Format = source.format
         self._source, self._device = source, device
         self._rest = _side_file(path)
-        self._rest.acquire(DEVICE, read_only=True, create=False)
-        kept: Credentials = self._own(CREDENTIALS)
-        extra = dict(kept.extra)
-        self._ratchets = extra.pop(_MARK, None)
-        self._credentials = kept.replace(extra=extra)
+        try:
+            self._rest.acquire(DEVICE, read_only=True, create=False)
+            self._credentials, self._there, self._ratchets = self._marked()
+        except (NoDevice, StoreDamaged, UnknownStore) as error:
+            self._rest.close()
+            raise StoreDamaged(path, error.what, REMEDY) from None
         self._moved: bool | None = None
+
+    def _marked(self) -> tuple[Credentials, bytes, bytes]:
+        raw = self._rest.read(DEVICE, [CREDENTIALS]).get(CREDENTIALS)
+        if raw is None:
+            raise self._damaged(CREDENTIALS)
+        kept: Credentials = self._rest.decode(DEVICE, CREDENTIALS, raw)
+        extra = dict(kept.extra)
+        try:
+            ratchets, there = _unpack_mark(extra.pop(_MARK, b""))
+        except (msgspec.MsgspecError, TypeError):
+            raise self._damaged(CREDENTIALS) from None
+        return kept.replace(extra=extra), there, ratchets
+
+    def _damaged(self, key: Key) -> StoreDamaged:
+        return StoreDamaged(self._rest.where(DEVICE, key), "is not what a copy kept there", REMEDY)
 
     def is_of(self, credentials: Credentials) -> bool:
         """True if the side file is about this device: another one may have taken its place."""
@@ -229,7 +301,7 @@ class Completed:
         """True for a record that the source's format had no place for; others were removed."""
         if key.family in CACHES and self._has_moved():
             return False
-        return self._source.encode(key, self._own(key), self._credentials).data is None
+        return self._own(key)[1] is None
 
     def _has_moved(self) -> bool:
         if self._moved is None:
@@ -251,13 +323,12 @@ class Completed:
     def decode(self, device: str, key: Key, raw: bytes) -> Any:
         """As :meth:`Store.decode`, completed."""
         if isinstance(raw, _Kept):
-            return self._rest.decode(DEVICE, key, raw)
+            return self._unpacked(key, raw)[0]
         theirs = self._source.decode(device, key, raw)
-        ours = self._credentials if key == CREDENTIALS else self._own(key)
+        ours, data = (self._credentials, self._there) if key == CREDENTIALS else self._own(key)
         if ours is None:
             return theirs
-        data = self._source.encode(key, ours, self._credentials).data
-        base = None if data is None else self._source.format.decode(key, data)
+        base = None if data is None else self._source.decode(device, key, data)
         if theirs == base:
             return ours
         sides = [_model(key, each) for each in (base, theirs, ours)]
@@ -265,9 +336,18 @@ class Completed:
             return theirs
         return merged(*sides)
 
-    def _own(self, key: Key) -> Any:
+    def _own(self, key: Key) -> tuple[Any, bytes | None]:
+        """What was kept of a record, and what the target got of it; (None, None) for nothing."""
         raw = self._rest.read(DEVICE, [key]).get(key)
-        return None if raw is None else self._rest.decode(DEVICE, key, raw)
+        return (None, None) if raw is None else self._unpacked(key, raw)
+
+    def _unpacked(self, key: Key, raw: bytes) -> tuple[Any, bytes | None]:
+        both = self._rest.decode(DEVICE, key, raw)
+        try:
+            own, there = _unpack(both.data)
+        except (msgspec.MsgspecError, AttributeError):
+            raise self._damaged(key) from None
+        return self._rest.decode(DEVICE, key, own), there
 
     def where(self, device: str, key: Key) -> str:
         """As :meth:`Store.where`."""
@@ -286,9 +366,19 @@ def _model(key: Key, value: Any) -> Any:
     from ratchetkeep.formats import spellings  # only then: it loads protobuf
 
     try:
-        return spellings.to_model(key, value)
+        model = spellings.to_model(key, value)
     except DecodeError:
         return value
+    return _prefixed(model) if isinstance(model, SessionRecord) else model
+
+
+def _prefixed(record: SessionRecord) -> SessionRecord:
+    """The record with its sessions and chains under public keys of one form: with the type byte."""
+    sessions = {}
+    for base_key, session in record.sessions.items():
+        chains = {prefixed(public): chain for public, chain in session.chains.items()}
+        sessions[prefixed(base_key)] = session.replace(chains=chains)
+    return record.replace(sessions=sessions)
 
 
 def _records(reader: Store, device: str, family: str | None = None) -> Iterator[tuple[Key, bytes]]:

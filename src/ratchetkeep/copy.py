@@ -120,8 +120,10 @@ def copy_device(
                     write(reader, source.device, spelled, stage, found, report)
                     if not owned:
                         refuse_owner(opened, source.device)
-                    stage.publish()
+                    # In this order: a side file of an earlier copy must never stand beside a later
+                    # one, or what was used up meanwhile would come back.
                     rest.publish()
+                    stage.publish()
             if retire:
                 mark_source(opened, source.device, store, target)
             return summary

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
-from ratchetkeep._checker import Checker
-from ratchetkeep.errors import DeviceMoved, RatchetkeepError, StoreDamaged, UnsupportedVersion
-from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep._checker import NEW_SESSION, Checker
+from ratchetkeep.errors import (
+    DecodeError,
+    DeviceMoved,
+    RatchetkeepError,
+    StoreDamaged,
+    UnsupportedVersion,
+)
+from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Finding, Store
 
@@ -89,4 +96,18 @@ def _check_one(store: Store, device: str, key: Key, checker: Checker) -> Iterato
     except (StoreDamaged, UnsupportedVersion) as error:
         yield finding_of(error)
         return
+    yield from _checked(store.where(device, key), key, value, checker)
+
+
+def _checked(place: str, key: Key, value: Any, checker: Checker) -> Iterator[Finding]:
+    """What is in a client's own spelling is read as its client would read it."""
+    if isinstance(value, EncodedRecord):
+        from ratchetkeep.formats import spellings  # only then: it loads protobuf
+
+        try:
+            value = spellings.to_model(key, value)
+        except DecodeError as error:
+            member = f"{error.place}: " if error.place else ""
+            yield Finding("error", place, f"{member}{error.what}", NEW_SESSION)
+            return
     yield from checker.check(key, value)

@@ -299,10 +299,12 @@ def _advice(summary: CopySummary) -> list[str]:
     stranger = STRANGERS.get(summary.source_kind)
     if stranger is None:
         return [f"use {summary.target} from now on"]
+    # A database may hold other devices, which live on.
+    away = "see to it" if summary.source_kind == "whatsmeow" else f"move {summary.source} away"
     return [
         f"use {summary.target} from now on",
-        f"{stranger} does not look at the mark: move {summary.source} away or remove it before "
-        "anything starts it again",
+        f"{stranger} does not look at the mark: {away}, so that nothing starts the device there "
+        "again",
     ]
 
 
