@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -119,8 +120,13 @@ def test_findings_and_damage_are_the_same_with_help(
 
 @pytest.mark.parametrize(
     "boot",
-    ["raise SystemExit", "print('x' * 100); " + pool._BOOT, "import os; os.write(3, b'x')"],
-    ids=["ends", "prints", "fails"],
+    [
+        "raise SystemExit",
+        "print('x' * 100); " + pool._BOOT,
+        "import os; os.write(3, b'x')",
+        "import time; time.sleep(60)",
+    ],
+    ids=["ends", "prints", "fails", "is another program"],
 )
 def test_a_helper_that_fails_is_no_loss(
     tmp_path: Path,
@@ -130,10 +136,21 @@ def test_a_helper_that_fails_is_no_loss(
 ) -> None:
     """A device could not be copied on a machine where a process fails or is killed."""
     monkeypatch.setattr(pool, "_BOOT", boot)
+    monkeypatch.setattr(pool, "PATIENCE", 0.5)
     copy_device(f"baileys:{BOB}", f"sqlite:{tmp_path}/a.db")
     copy_device(f"sqlite:{tmp_path}/a.db", f"baileys:{tmp_path}/b")
     assert bytes_of(tmp_path / "b") == bytes_of(BOB)
     assert all(each.returncode is not None for each in helped)
+
+
+def test_a_frozen_program_is_not_started_again(
+    tmp_path: Path, helped: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bot in one executable would start itself again, on the device that is being copied."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    copy_device(f"baileys:{BOB}", f"baileys:{tmp_path}/b")
+    assert helped == []
+    assert bytes_of(tmp_path / "b") == bytes_of(BOB)
 
 
 def test_no_process_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +249,17 @@ def test_beyond_its_memory_a_spool_is_a_file_that_nobody_can_read(
         assert 0 < len(written) < 30_000
         assert b"private key" not in written
     assert [each.closed for each in files] == [True]
+
+
+def test_a_spool_that_was_changed_is_noticed(tmp_path: Path, files: list[IO[bytes]]) -> None:
+    """Other records than those of the source would be written into the target."""
+    with Spool(in_memory=0) as kept:
+        kept.add(chunk_of(1).items())
+        path = tmp_path / "spool-0"
+        data = path.read_bytes()
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        with pytest.raises(CommitFailed, match="Nothing was changed"):
+            list(kept)
 
 
 def test_a_spool_without_a_file_keeps_what_is_small(files: list[IO[bytes]]) -> None:

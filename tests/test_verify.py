@@ -56,7 +56,8 @@ from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.layouts import read_manifest, write_manifest
 
 TARGETS = [
-    "sqlite:{}/t.db", "baileys:{}/t", "baileysex:{}/t", "baileysex-json:{}/t", "memory:{}"
+    "sqlite:{}/t.db", "baileys:{}/t", "baileys6:{}/t", "baileysex:{}/t", "baileysex-json:{}/t",
+    "memory:{}",
 ]  # fmt: skip
 
 
@@ -139,12 +140,27 @@ def test_a_new_device_gives_no_findings(tmp_path: Path) -> None:
     assert verify_device(f"sqlite:{tmp_path}/d.db") == []
 
 
+@pytest.mark.parametrize("encoding", ["signal-protobuf", "go-json"])
+@pytest.mark.parametrize("family", ["session", "sender-key"])
+def test_damage_in_a_clients_own_spelling_is_found(
+    tmp_path: Path, encoding: str, family: str
+) -> None:
+    """A session that its client cannot read would be called whole."""
+    url = f"sqlite:{tmp_path}/d.db"
+    damaged = EncodedRecord(encoding=encoding, data=b"{\xff")
+    with open_device(url, create=True) as device:
+        device.set({family: {"g@g.us::1::0": damaged}})
+    (found,) = verify_device(url)
+    assert found.severity == "error"
+    assert family in found.place
+
+
 def test_sound_records_give_no_findings(tmp_path: Path) -> None:
     """The tests below could find anything in records that are wrong anyway."""
     records: dict[str, dict[str, Any]] = {
         "session": {
             "1.0": SessionRecord(sessions=dict([session(1)])),
-            "2.0": EncodedRecord(encoding="signal-protobuf", data=b"\xff"),
+            "2.0": EncodedRecord(encoding="some-client", data=b"\xff"),
         },
         "sender-key": {"g@g.us::1::0": SenderKeyRecord(states=(state(1), state(2)))},
         "pre-key": {"99": KeyPair.new()},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import struct
 import subprocess
 import sys
@@ -32,6 +33,11 @@ from ratchetkeep.stores import urls
 __all__ = ["Helpers", "Worker", "helpers", "main"]
 
 MOST_WORKERS = 4
+
+# What a process says first. A program that is no Python interpreter, though it stands in
+# sys.executable, would start itself and never say it.
+GREETING = b"ratchetkeep"
+PATIENCE = 10.0
 
 _LENGTH = struct.Struct(">I")
 _BOOT = (
@@ -137,10 +143,20 @@ class Worker:
         assert self._process.stdin  # noqa: S101 - for mypy
         self._to = self._process.stdin
         self._setup = json.dumps(sys.path).encode() + b"\n" + _framed(setup)
+        self._is_ready: bool | None = None
+
+    def _check_ready(self) -> None:
+        """:raises OSError: if the process has not greeted, and is not ours."""
+        if self._is_ready is None:
+            said, _, _ = select.select([self._from], [], [], PATIENCE)
+            self._is_ready = bool(said) and _read_frame(self._from) == GREETING
+        if not self._is_ready:
+            raise OSError("no helper was started")
 
     def ask(self, chunk: Chunk) -> _Answer | None:
         """What came of a chunk; None if nothing did."""
         try:
+            self._check_ready()
             self._send(_encode(chunk))
             answer = _read_frame(self._from)
             return None if answer is None else _decode_answer(answer)
@@ -155,11 +171,13 @@ class Worker:
     def begin_digest(self) -> None:
         """Let it read the whole source."""
         with suppress(OSError, ValueError):
+            self._check_ready()
             self._send(b"")
 
     def digest(self) -> bytes | None:
         """The digest of the source; None if it could not be read."""
         with suppress(OSError, ValueError):
+            self._check_ready()
             return _read_frame(self._from)
         return None
 
@@ -188,7 +206,8 @@ def _read_frame(pipe: IO[bytes]) -> bytes | None:
 def helpers(recipe: Recipe, credentials: Credentials) -> Helpers | None:
     """Helpers for a copy, if there are processors for them and they can be had; to be closed."""
     number = min(_processors(), MOST_WORKERS)
-    if number > 1 and sys.executable:
+    # A frozen program's executable is the program itself.
+    if number > 1 and sys.executable and not getattr(sys, "frozen", False):
         with suppress(OSError):
             return Helpers(number, recipe, credentials)
     return None
@@ -204,6 +223,8 @@ def _processors() -> int:
 def main() -> None:
     """What a process does until nobody asks any more."""
     source, target = sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")
+    target.write(_framed(GREETING))
+    target.flush()
     setup = _read_frame(source)
     if setup is None:
         return

@@ -18,14 +18,14 @@ __all__ = ["Converted", "Spelled", "check_client"]
 # The ratchets, which every library spells its own way.
 RATCHETS = ("session", "sender-key")
 
-# The library that owns each kind of store with a spelling of its own.
-LIBRARIES = {
-    "baileys": "baileys",
-    "baileys6": "baileys",
-    "baileysex": "baileysex",
-    "baileysex-json": "baileysex",
-    "pyaileys": "pyaileys",
-    "whatsmeow": "whatsmeow",
+# Who can go on with each kind of store that has a spelling of its own; its library comes first.
+CLIENTS_OF = {
+    "baileys": ("baileys", "waeys"),
+    "baileys6": ("baileys",),
+    "baileysex": ("baileysex",),
+    "baileysex-json": ("baileysex",),
+    "pyaileys": ("pyaileys",),
+    "whatsmeow": ("whatsmeow",),
 }
 
 # Formats that differ in sender keys alone.
@@ -60,9 +60,9 @@ def check_client(client: str | None, kind: str, store: Store) -> str | None:
         raise InvalidValue("client", f"{client!r} is no client we know", f"Name one of {known}")
     if store.format is native:
         return client
-    library = LIBRARIES.get(kind, kind)
-    if client != library:
-        what = f"{client} cannot use a target of the kind {kind}, which is {library}'s own"
+    able = CLIENTS_OF.get(kind, (kind,))
+    if client not in able:
+        what = f"{client} cannot use a target of the kind {kind}, which is {able[0]}'s own"
         raise InvalidValue("client", what, f"Leave it out, or copy to sqlite: for {client}")
     return None
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Self
 
 import msgspec
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ratchetkeep.errors import CommitFailed
@@ -56,7 +57,7 @@ class Spool:
             sealed = self._cipher.encrypt(_nonce(len(self._lengths)), chunk, None)
             _write_all(self._file, sealed)
         except OSError as error:
-            raise _failed(error) from None
+            raise _failed(str(error.strerror)) from None
         self._lengths.append(len(sealed))
 
     def __iter__(self) -> Iterator[dict[Key, bytes]]:
@@ -69,7 +70,9 @@ class Spool:
                     sealed = _read_all(self._file, length)
                     yield _records(self._cipher.decrypt(_nonce(place), sealed, None))
             except OSError as error:
-                raise _failed(error) from None
+                raise _failed(str(error.strerror)) from None
+            except InvalidTag:
+                raise _failed("it did not come back as it was written") from None
 
     def close(self) -> None:
         """Forget everything."""
@@ -112,8 +115,8 @@ def _read_all(file: IO[bytes], length: int) -> bytes:
     return b"".join(parts)
 
 
-def _failed(error: OSError) -> CommitFailed:
-    what = f"cannot keep what is to be copied: {error.strerror}"
+def _failed(why: str) -> CommitFailed:
+    what = f"cannot keep what is to be copied: {why}"
     return CommitFailed(
         tempfile.gettempdir(), what, "Nothing was changed. Set TMPDIR to a folder with room"
     )

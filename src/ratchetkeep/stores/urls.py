@@ -61,6 +61,9 @@ def parse(url: str | os.PathLike[str]) -> Target:
     if kind not in KINDS:
         if os.path.lexists(text):
             return Target(_detect(text), text)
+        if text.startswith(POSTGRES):
+            remedy = "For whatsmeow's tables in PostgreSQL put whatsmeow: before it"
+            raise UnknownStore(_shown(text), "does not say whose tables it is about", remedy)
         raise UnknownStore(_shown(text), f"{kind!r} is no kind of store we know", HELP)
     if kind == "whatsmeow" and rest.startswith(POSTGRES):
         return Target(kind, *_database(text, rest))
