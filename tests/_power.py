@@ -11,13 +11,14 @@ from pathlib import Path
 from ratchetkeep import open_device
 from ratchetkeep.model import Credentials, KeyPair
 from ratchetkeep.stores import _sqlite_file
+from ratchetkeep.stores.baileys6 import Baileys6Store
 from ratchetkeep.stores.base import Store
 from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.sqlite import SqliteStore
 from ratchetkeep.testing.faults import Commit, MirroredVFS, PowerCuts, SimulatedDisk, closing
 
 GOLDEN = Path(__file__).parent / "golden" / "baileys" / "bob"
-KINDS = ("sqlite", "baileys", "baileysex", "baileysex-json")
+KINDS = ("sqlite", "baileys", "baileys6", "baileysex", "baileysex-json")
 
 
 def credentials() -> Credentials:
@@ -47,7 +48,7 @@ def commits() -> list[Commit]:
         Commit({"session": {"1.1": session.replace(sessions={})}, "sender-key": sender_keys}),
         Commit({"session": {"1.1": None}, "pre-key": {"4": None, "5": None}}),
         Commit(
-            {"session": {"1.1": session, "2.2": session}, "pre-key": {"5": KeyPair.new()}},
+            {"session": {"1.1": session, "2_1.2": session}, "pre-key": {"5": KeyPair.new()}},
             creds.replace(platform="b"),
         ),
     ]
@@ -76,8 +77,15 @@ def folder(disk: SimulatedDisk, kind: str) -> Iterator[Store]:
     """A folder store on a simulated disk."""
     if not disk.is_folder("/device"):
         disk.make_folder("/device")
-    with closing(DirectoryStore(kind, "/device", disk, background=False)) as store:
+    with closing(folder_store(kind, "/device", disk)) as store:
         yield store
+
+
+def folder_store(kind: str, path: str, disk: SimulatedDisk) -> DirectoryStore:
+    """The store of a folder on a simulated disk, whose files follow when they are told to."""
+    if kind == "baileys6":
+        return Baileys6Store(path, disk, background=False)
+    return DirectoryStore(kind, path, disk, background=False)
 
 
 @contextmanager

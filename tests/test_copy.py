@@ -388,6 +388,7 @@ def test_an_unreadable_record_stops_the_copy(tmp_path: Path) -> None:
 KINDS = [
     "sqlite:{}/t.db",
     "baileys:{}/t",
+    "baileys6:{}/t",
     "baileysex:{}/t",
     "baileysex-json:{}/t",
     "memory:{}/t",

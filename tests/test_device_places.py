@@ -28,7 +28,7 @@ from ratchetkeep import (
 )
 from ratchetkeep.stores import _sqlite_file, urls
 
-KINDS = ("memory", "sqlite", "baileys", "baileysex", "baileysex-json")
+KINDS = ("memory", "sqlite", "baileys", "baileys6", "baileysex", "baileysex-json")
 
 
 def place(kind: str, folder: Path) -> str:
@@ -155,6 +155,7 @@ visitor.close()
         ("sqlite:/a/b c.db?device=x%20y", ("sqlite", "/a/b c.db", "x y")),
         ("sqlite:///a/b.db", ("sqlite", "/a/b.db", "default")),
         ("baileys:auth", ("baileys", "auth", "default")),
+        ("baileys6:auth", ("baileys6", "auth", "default")),
         ("baileysex:/x?y", ("baileysex", "/x?y", "default")),
         ("baileysex-json:/x", ("baileysex-json", "/x", "default")),
         ("memory:", ("memory", "", "default")),

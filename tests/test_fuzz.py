@@ -38,21 +38,23 @@ from _helpers import (
     COMPAT,
     COMPAT_MANIFEST,
     FAMILY_FILES,
+    LEGACY,
     MANIFEST,
     OTP29,
     key_of,
     records,
 )
 from ratchetkeep import RatchetkeepError
-from ratchetkeep.formats import baileys, baileysex, baileysex_json, etf, native
+from ratchetkeep.formats import baileys, baileys6, baileysex, baileysex_json, etf, native
 from ratchetkeep.model import Key
 from ratchetkeep.stores import journal, urls
+from ratchetkeep.stores._address_book import read_book
 from ratchetkeep.stores._json_manifest import read_json_manifest
 from ratchetkeep.stores.disk import Disk
 from ratchetkeep.stores.layouts import read_manifest, write_manifest
 
 CORPUS = Path(__file__).parent / "fuzz_corpus"
-MAX_FILE, MAX_FILES = 2048, 60
+MAX_FILE, MAX_FILES = 2048, 80
 KEYS = [key_of(ALICE / name) for name in FAMILY_FILES.values()]
 GENERATION = bytes(range(16))
 
@@ -79,6 +81,11 @@ def _chosen(data: bytes) -> tuple[Key, bool, bytes]:
 def run_baileys(data: bytes) -> None:
     key, _, raw = _chosen(data)
     _stable(baileys, key, raw)
+
+
+def run_baileys6(data: bytes) -> None:
+    key, _, raw = _chosen(data)
+    _stable(baileys6, key, raw)
 
 
 def run_baileysex(data: bytes) -> None:
@@ -114,6 +121,11 @@ def run_etf(data: bytes) -> None:
     assert etf.encode(etf.decode(etf.encode(term))) == etf.encode(term)
 
 
+def run_addresses(data: bytes) -> None:
+    book = read_book(data, "place")
+    assert read_book(book.written(), "place").written() == book.written()
+
+
 def run_manifest(data: bytes) -> None:
     ids = read_json_manifest(data) if data[:1] == b"{" else read_manifest(data)
     assert all(type(id) is str for family in ids for id in ids[family])
@@ -137,11 +149,13 @@ def run_urls(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "etf": run_etf,
     "baileys": run_baileys,
+    "baileys6": run_baileys6,
     "baileysex": run_baileysex,
     "baileysex-json": run_baileysex_json,
     "native": run_native,
     "journal": run_journal,
     "manifest": run_manifest,
+    "addresses": run_addresses,
     "urls": run_urls,
 }
 
@@ -197,6 +211,7 @@ def _journal() -> list[bytes]:
 _SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "etf": lambda: [path.read_bytes() for path in records(OTP29)[:40]],
     "baileys": lambda: _of_format(ALICE, ".json"),
+    "baileys6": lambda: _of_format(LEGACY / "alice", ".json"),
     "baileysex": lambda: _of_format(OTP29, ".etf"),
     "baileysex-json": lambda: _of_format(COMPAT, ".json"),
     "native": _native,
@@ -206,6 +221,13 @@ _SEEDS: dict[str, Callable[[], list[bytes]]] = {
         (COMPAT / COMPAT_MANIFEST).read_bytes(),
         write_manifest({"session": ["1.0"], "pre-key": ["1", "2"]}),
         write_manifest({}),
+    ],
+    "addresses": lambda: [
+        b'{"format":"ratchetkeep-addresses","version":1,"ids":%b,"phones":%b}' % parts
+        for parts in [
+            (b"{}", b"[]"),
+            (b'{"session":["9_1.0","8_128.99"],"sender-key":["1@g.us::9_1::0"]}', b'["7"]'),
+        ]
     ],
     "urls": lambda: [
         b"sqlite:a.db?device=x%20y",
@@ -255,6 +277,15 @@ FIRST = st.integers(0, 255).map(lambda number: bytes([number]))
 STRUCTURED: dict[str, st.SearchStrategy[bytes]] = {
     "etf": TERM.map(etf.encode),
     "baileys": st.builds(lambda first, value: first + json.dumps(value).encode(), FIRST, JSON),
+    "baileys6": st.builds(lambda first, value: first + json.dumps(value).encode(), FIRST, JSON),
+    "addresses": st.fixed_dictionaries(
+        {
+            "format": st.just("ratchetkeep-addresses"),
+            "version": st.integers(0, 2),
+            "ids": JSON | st.dictionaries(st.sampled_from(["session", "sender-key"]), JSON),
+            "phones": JSON,
+        }
+    ).map(lambda said: json.dumps(said).encode()),
     "baileysex-json": st.builds(
         lambda first, value: first + json.dumps(value).encode(), FIRST, JSON
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from _helpers import ALICE, private_copy
 from moves.places import PLACES, proven
-from moves.scenario import CLOSED, GROUP_NEXT, IN_OPEN_CHAIN, WITH_LID
+from moves.scenario import CLOSED, IN_OPEN_CHAIN, WITH_LID
 from ratchetkeep import copy_device
 from ratchetkeep.stores import urls
 from test_docs import DOCS, blocks, commands
@@ -31,7 +31,7 @@ PLACES_OF = {
     "whatsmeow": ["whatsmeow"],
 }
 # What the letters stand for, by the step that then fails.
-LETTERS = {"s": IN_OPEN_CHAIN, "c": CLOSED, "l": WITH_LID, "g": GROUP_NEXT}
+LETTERS = {"s": IN_OPEN_CHAIN, "c": CLOSED, "l": WITH_LID}
 TICK, NONE = "\N{CHECK MARK}", "\N{EN DASH}"
 
 KINDS = {

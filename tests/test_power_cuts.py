@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
-from _power import KINDS, commits, credentials, few, folder, many_pre_keys, power_cuts
-from ratchetkeep.model import CREDENTIALS, Key
+from _power import (
+    KINDS,
+    commits,
+    credentials,
+    few,
+    folder,
+    folder_store,
+    many_pre_keys,
+    power_cuts,
+)
+from ratchetkeep.model import CREDENTIALS, Key, SessionRecord
 from ratchetkeep.stores import directory, journal
 from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
 from ratchetkeep.testing.faults import SimulatedDisk, content
 
 # Enough to see every mutant of test_mutations.py; `make chaos` goes on with other seeds.
-PER_STEP = {"sqlite": 6, "baileys": 6, "baileysex": 4, "baileysex-json": 4}
+PER_STEP = {"sqlite": 6, "baileys": 6, "baileys6": 6, "baileysex": 4, "baileysex-json": 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,20 +75,20 @@ def test_power_is_cut_again_while_recovering(kind: str) -> None:
     assert cuts.run().states > 300
 
 
-@pytest.mark.parametrize("kind", ["baileys", "baileysex"])
+@pytest.mark.parametrize("kind", ["baileys", "baileys6", "baileysex"])
 def test_a_power_cut_during_a_copy(kind: str) -> None:
     """A copy that was cut would leave half of a device under the target's name."""
-    records = {Key("lid-mapping", str(n)): b"x" * 700 for n in range(3)}
     disk, rng = SimulatedDisk(), random.Random(1)
     encoded = DirectoryRecords(kind)
-    records = {key: encoded.of(key) for key in [CREDENTIALS, *records]}
+    keys = [CREDENTIALS, Key("session", "9_1.0"), *(Key("lid-mapping", n) for n in "012")]
+    records = {key: encoded.of(key) for key in keys}
     seen: set[int] = set()
 
     def cut(verb: str) -> None:
         for state in disk.crashes(rng, 6):
             seen.add(DirectoryRecords.check(kind, state, records))
 
-    store = directory.DirectoryStore(kind, "/device", disk, background=False)
+    store = folder_store(kind, "/device", disk)
     disk.on_step = cut
     with store.stage(DEFAULT_DEVICE, overwrite=False) as stage:
         stage.write(records)
@@ -96,7 +106,9 @@ class DirectoryRecords:
         self._store: Store = directory.DirectoryStore(kind, "/none", SimulatedDisk())
 
     def of(self, key: Key) -> bytes:
-        value = credentials() if key == CREDENTIALS else "998877665544332" * 50
+        value: Any = credentials() if key == CREDENTIALS else "998877665544332" * 50
+        if key.family == "session":
+            value = SessionRecord(sessions={})
         data = self._store.encode(key, value, None).data
         assert data is not None
         return data

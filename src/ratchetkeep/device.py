@@ -435,7 +435,8 @@ def open_device(
     url: str | os.PathLike[str], create: bool = False, read_only: bool = False
 ) -> Device:
     """Open the device that ``url`` names: ``sqlite:PATH?device=NAME``, ``baileys:DIR``,
-    ``baileysex:DIR``, ``baileysex-json:DIR``, ``memory:NAME``, or a bare path, which is looked at.
+    ``baileys6:DIR``, ``baileysex:DIR``, ``baileysex-json:DIR``, ``pyaileys:DIR``,
+    ``whatsmeow:PATH?jid=JID``, ``memory:NAME``, or a bare path, which is looked at.
 
     :param create: make new credentials, committed before this returns, if the place holds no
         trace of a device.

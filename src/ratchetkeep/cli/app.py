@@ -20,7 +20,10 @@ Url = Annotated[
     str,
     typer.Argument(
         metavar="URL",
-        help="sqlite:PATH[?device=NAME], baileys:DIR, baileysex:DIR, or a bare path",
+        help=(
+            "sqlite:PATH[?device=NAME], baileys:DIR, baileys6:DIR, baileysex:DIR, "
+            "baileysex-json:DIR, pyaileys:DIR, whatsmeow:PATH[?jid=JID], or a bare path"
+        ),
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, errors too (on stderr).")]

@@ -40,9 +40,12 @@ from ._json import (
     to_base64,
     to_buffer,
 )
-from ._shape import Codec, Leaf, Losses, Many, Member, Shape
+from ._shape import TAKEN, Codec, Leaf, Losses, Many, Member, Shape
 
 VERSION = "v1"
+
+# The last of the times that a session can have.
+LAST = 2**63 - 1
 
 
 def prefixed(public: bytes) -> bytes:
@@ -170,6 +173,8 @@ class SessionCodec:
 
     def encode(self, value: Any, path: str, losses: Losses) -> dict[str, Any]:
         written: dict[str, Any] = RECORD.encode(with_times(value), path, losses)
+        if written.pop("version", VERSION) != VERSION:
+            losses.note(f"{path}.version", TAKEN)
         return {"_sessions": written.pop("_sessions"), "version": VERSION, **written}
 
 
@@ -182,7 +187,7 @@ def with_times(record: SessionRecord) -> SessionRecord:
     timed = {}
     for base_key, session in record.sessions.items():
         info = session.index_info
-        made = newest + 1 if info.closed == OPEN else info.closed
+        made = min(newest + 1, LAST) if info.closed == OPEN else info.closed
         used = made if info.used is None else info.used
         created = used if info.created is None else info.created
         info = info.replace(used=used, created=created)

@@ -45,14 +45,21 @@ def _refuse_halves(value: Any) -> None:
     while texts:
         each = texts.pop()
         if isinstance(each, str):
-            try:
-                each.encode()
-            except UnicodeEncodeError:
-                raise Refused("holds half of a character (a lone surrogate)") from None
+            if not is_whole(each):
+                raise Refused("holds half of a character (a lone surrogate)")
         elif isinstance(each, dict):
             texts += [*each, *each.values()]
         elif isinstance(each, list):
             texts += each
+
+
+def is_whole(text: str) -> bool:
+    """False for text with half of a character (a lone surrogate) in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def dump(value: Any) -> bytes:
@@ -330,6 +337,10 @@ class Object(JsonObject):
         for name, value in extra.items():
             if name == "type" and value == "Buffer":
                 losses.note(f"{path}.{name}", "BaileysEx would read the record otherwise")
+                del kept[name]
+            elif not is_whole(name):
+                what = "a member whose name has half of a character in it is left out"
+                losses.note(path, what)
                 del kept[name]
         joined = super().join(members, kept, path, losses)
         for name in self.names if self.full else extra.get(NILS, ()):

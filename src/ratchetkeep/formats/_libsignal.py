@@ -219,6 +219,10 @@ def to_state(
         losses.note(path, "the device's own identity, which each session repeats, is not known")
         return None
     sender, receivers = _links(session)
+    if sender is not None and any(link.public == sender.public for link in receivers):
+        # libsignal would not tell it from the sending chain.
+        losses.note(path, "a receiving chain under the device's own ratchet key is left out")
+        receivers = [link for link in receivers if link.public != sender.public]
     links = receivers if sender is None else [*receivers, sender]
     counters = [ratchet.previous_counter + 1, *(link.following for link in links)]
     if not all(0 <= counter < 2**32 for counter in counters):

@@ -84,7 +84,8 @@ class Whole(Shape):
             held = getattr(value, member.attr)
             at = f"{path}.{member.name}"
             written[member.name] = None if held is None else member.codec.encode(held, at, losses)
-        joined: dict[str, Any] = self.dialect.join(written, value.extra, path, losses)
+        extra = self.unknown(value.extra, path, losses)
+        joined: dict[str, Any] = self.dialect.join(written, extra, path, losses)
         return joined
 
 

@@ -20,6 +20,9 @@ PRIVATE = "\0"
 ABSENT: Any = object()
 """Stands for a member that is not there."""
 
+TAKEN = "the format keeps something else under this name; it is left out"
+"""What becomes of another format's unknown member with the name of a known one."""
+
 
 class Loss(NamedTuple):
     """What a target format cannot hold.
@@ -138,6 +141,7 @@ class Shape:
         self.dialect = dialect
         self.members = members
         self._names = {member.attr: member.name for member in members}
+        self._own = frozenset(self._names.values())
 
     def decode(self, raw: Any) -> Any:
         named, rest = self.dialect.split(raw)
@@ -172,11 +176,26 @@ class Shape:
 
     def encode(self, value: Any, path: str, losses: Losses) -> Any:
         members: dict[str, Any] = {}
+        extra = self.unknown(value.extra, path, losses)
         for member in self.members:
             held = getattr(value, member.attr)
-            if held is None or (held == member.default and member.name in value.extra):
+            if held is None or (held == member.default and member.name in extra):
                 continue  # there is nothing, or the source said so itself (see _member)
             written = member.codec.encode(held, f"{path}.{member.name}", losses)
             if written is not ABSENT:
                 members[member.name] = written
-        return self.dialect.join(members, value.extra, path, losses)
+        return self.dialect.join(members, extra, path, losses)
+
+    def unknown(self, extra: Mapping[str, Any], path: str, losses: Losses) -> Mapping[str, Any]:
+        """What of ``extra`` can stand beside the members. What another format did not know may have
+        the name of one of them here, and would be taken for it."""
+        if not extra or self._own.isdisjoint(extra):
+            return extra
+        kept = {}
+        for name, each in extra.items():
+            # None says that the member itself is nothing (see _member).
+            if each is not None and name in self._own:
+                losses.note(f"{path}.{name}", TAKEN)
+            else:
+                kept[name] = each
+        return kept

@@ -304,8 +304,7 @@ def _note_identities(creds: Credentials, me: Contact, account: Account, losses: 
     for value, path in ((me, "me"), (account, "account"), (creds.signed_pre_key, "signed_pre_key")):
         if value.extra:
             losses.note(path, "members that whatsmeow has no column for are left out")
-    made = _main_device(me, account.account_signature_key or b"")
-    if any(each != made for each in creds.signal_identities or ()):
+    if creds.signal_identities != (_main_device(me, account.account_signature_key or b""),):
         what = "whatsmeow takes the phone's identity from what the phone signed at pairing"
         losses.note("signal_identities", what, derived=True)
 
@@ -348,8 +347,11 @@ def _note_left_out(creds: Credentials, losses: Losses) -> None:
     for attr, (nothing, what) in _NOT_NEEDED.items():
         if getattr(creds, attr) != nothing:
             losses.note(attr, what, derived=True)
-    if creds.account_sync_counter not in (0, 1):
+    if creds.account_sync_counter != 1:
         losses.note("account_sync_counter", "whatsmeow does not count syncs", derived=True)
+    if not creds.registered:
+        what = "whatsmeow keeps paired devices only; back in Baileys it would be true"
+        losses.note("registered", what, derived=True)
     if creds.account_settings.extra:
         losses.note("account_settings", "members that whatsmeow does not know are left out")
     if creds.additional_data is not None:

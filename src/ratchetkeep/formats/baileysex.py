@@ -40,7 +40,7 @@ from ._base import Encoded
 from ._direct import Inline, Out, refuse
 from ._etf_direct import IN_BASE64, TEXTUAL, binary, free
 from ._json import from_base64, to_base64
-from ._shape import PRIVATE, Codec, Leaf, Losses, Many, Member, Shape
+from ._shape import PRIVATE, TAKEN, Codec, Leaf, Losses, Many, Member, Shape
 from ._terms import (
     BOOL,
     BYTES,
@@ -86,6 +86,9 @@ class TextKeyed:
         )
 
 
+_EXPIRING = frozenset({"ephemeral_expiration", "ephemeral_setting_timestamp"})
+
+
 class ExpiringMode:
     """The disappearing mode, which BaileysEx keys by text.
 
@@ -110,6 +113,9 @@ class ExpiringMode:
             raise Refused(invalid.what, "." + invalid.place.partition(".")[2]) from None
 
     def encode(self, value: DisappearingMode, path: str, losses: Losses) -> Any:
+        for name in value.extra:
+            if name in _EXPIRING:
+                losses.note(f"{path}.{name}", TAKEN)
         return self._free.encode(self.members(value), path, losses)
 
     def members(self, value: DisappearingMode) -> FrozenDict[str, Any]:
@@ -119,10 +125,12 @@ class ExpiringMode:
             members["ephemeral_expiration"] = value.ephemeral_expiration
         if value.ephemeral_setting_timestamp is not None:
             members["ephemeral_setting_timestamp"] = value.ephemeral_setting_timestamp
-        for name, each in value.extra.items():
-            if not name.startswith(PRIVATE):
-                members.setdefault(name, each)
-        return FrozenDict(members)
+        unknown = {
+            name: each
+            for name, each in value.extra.items()
+            if not name.startswith(PRIVATE) and name not in _EXPIRING
+        }
+        return FrozenDict(members | unknown)
 
 
 class SyncKey:
@@ -278,7 +286,11 @@ def _sync_key(value: AppStateSyncKey, out: Out) -> None:
     out.append(binary(value.key_data))
 
 
-DIRECT.names |= {"expiring": lambda value: free(EXPIRING.members(value))}
+def _expiring(value: DisappearingMode) -> bytes:
+    return refuse() if value.extra else free(EXPIRING.members(value))
+
+
+DIRECT.names |= {"expiring": _expiring}
 DIRECT.inline |= {
     ADV_SECRET: IN_BASE64,
     EXPIRING: Inline(b"", "expiring({v})"),

@@ -164,7 +164,10 @@ def _decode_record(key: Key, given: Any, raw: bytes) -> Any:
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
-    """The text of the file of ``key``, and what of ``value`` it cannot hold."""
+    """The text of the file of ``key``, and what of ``value`` it cannot hold.
+
+    :raises DecodeError: for a session or sender key in another spelling that is damaged.
+    """
     losses = Losses()
     if key == CREDENTIALS:
         data: bytes | None = dump(encode_creds(value, losses), indent=2)
@@ -194,11 +197,7 @@ def _untouched(key: Key, data: bytes, losses: Losses) -> bytes | None:
 def _encode_ratchet(
     key: Key, value: Any, credentials: Credentials | None, losses: Losses
 ) -> bytes | None:
-    try:
-        spelled = spellings.for_client(key, value, name, credentials, losses)
-    except DecodeError as error:
-        losses.note(error.place, f"is damaged: it {error.what}")
-        return None
+    spelled = spellings.for_client(key, value, name, credentials, losses)
     if spelled is None:
         return None
     # As dump does it, in one step: there are thousands.

@@ -121,12 +121,19 @@ def _pre_key(row: PreKeyRow) -> KeyPair:
     return KeyPair(public=public_of(row.key), private=row.key)
 
 
+def pre_key_number(id: str) -> int | None:
+    """The number of a pre-key's column; None if whatsmeow can have no such key."""
+    number = int(id)
+    return number if str(number) == id and number <= MAX_PRE_KEY_ID else None
+
+
 def _pre_key_row(key: Key, pair: KeyPair, creds: Credentials | None, losses: Losses) -> PreKeyRow:
-    if str(int(key.id)) != key.id or int(key.id) > MAX_PRE_KEY_ID:
+    number = pre_key_number(key.id)
+    if number is None:
         raise _NotHeld(f"its id is no number from 0 to {MAX_PRE_KEY_ID}")
     # A key that is called uploaded and is not is never used; the other way round the server could
     # give it to two contacts, and the second one's first message could not be read.
-    uploaded = creds is None or int(key.id) < creds.first_unuploaded_pre_key_id
+    uploaded = creds is None or number < creds.first_unuploaded_pre_key_id
     return PreKeyRow(private_of(pair, "", losses), uploaded)
 
 
@@ -226,6 +233,9 @@ def _sync_version_row(
 ) -> SyncVersionRow:
     if value.version >= 2**63:
         raise _NotHeld(f"no column can hold the number; {_REFETCH}", derived=True, path="version")
+    if value.version == 0:
+        what = "whatsmeow takes version 0 for an error; without it, it fetches the whole collection"
+        raise _NotHeld(what, derived=True, path="version")
     _note_extra(value, "", losses)
     macs: dict[bytes, bytes] = {}
     for index, each in value.index_value_map.items():
@@ -368,6 +378,7 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
     """The row of ``key``, and what of ``value`` it cannot hold.
 
     :param credentials: the device's: which pre-keys the server has, and whose sessions these are.
+    :raises DecodeError: for a session or sender key in another spelling that is damaged.
     """
     losses = Losses()
     try:
@@ -411,4 +422,6 @@ def _spelled(key: Key, value: Any, creds: Credentials | None, losses: Losses) ->
     record = spellings.respell(key, value, GO_JSON, creds, losses)
     if record is None and not losses.found:
         raise _NotHeld("the record has no spelling that whatsmeow can read")
+    if record is not None and not record.data:
+        raise DecodeError("", "is empty")
     return None if record is None else record.data

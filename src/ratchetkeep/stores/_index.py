@@ -201,6 +201,13 @@ class Change:
         left = sum(name is not None for name in self.names.values())
         return len(self._index) - len(self._known) + left == 0
 
+    @property
+    def keeps_no_record(self) -> bool:
+        """True if nothing but the credentials stays as it was."""
+        left = len(self._index) - len(self._known)
+        is_there = self._index.name_of(CREDENTIALS) is not None
+        return left == 0 or (left == 1 and is_there and CREDENTIALS not in self._known)
+
     def keys(self) -> Iterator[Key]:
         """The keys after the change."""
         yield from (key for key in self._index.records() if self.names.get(key, "") is not None)

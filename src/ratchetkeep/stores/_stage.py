@@ -31,7 +31,8 @@ class FolderStage:
         self._store = store
         self._disk = store.disk
         self._overwrite = overwrite
-        self._target = store.path
+        # Nothing can be renamed onto a link, but onto the folder that it leads to.
+        self._target = _folder_of(store.path)
         self._above, name = os.path.split(self._target)
         self._prefix = f".{name}{MARK}"
         self._folder = f"{self._above}/{staging_name(self._prefix)}"
@@ -141,9 +142,14 @@ def sweep(disk: Disk, folder: str, prefix: str) -> None:
 def sweep_beside(disk: Disk, path: str) -> None:
     """Remove what killed copies to the folder ``path`` left: it holds keys. Where the folder above
     cannot be read or written, it stays."""
-    above, name = os.path.split(os.path.abspath(path))
+    above, name = os.path.split(_folder_of(os.path.abspath(path)))
     with suppress(OSError):
         sweep(disk, above, f".{name}{MARK}")
+
+
+def _folder_of(path: str) -> str:
+    """The folder itself where ``path`` is a link to it."""
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 def _is_alive(pid: int) -> bool:

@@ -127,10 +127,12 @@ def read_row(db: Database, jid: str) -> dict[str, Any] | None:
 
 def _counters(db: Database, jid: str) -> dict[str, Any]:
     """What other libraries keep as numbers, and whatsmeow works out of its tables."""
+    # What waits below an uploaded key may have been given out, so it is never uploaded again.
     ((last, waiting),) = db.rows(
-        "SELECT max(key_id), min(CASE WHEN NOT uploaded THEN key_id END) "
+        "SELECT max(key_id), min(CASE WHEN NOT uploaded AND key_id > (SELECT coalesce(max(key_id), "
+        "-1) FROM whatsmeow_pre_keys WHERE jid = ? AND uploaded) THEN key_id END) "
         "FROM whatsmeow_pre_keys WHERE jid = ?",
-        (jid,),
+        (jid, jid),
     )
     newest = db.rows(
         "SELECT key_id FROM whatsmeow_app_state_sync_keys WHERE jid = ? "
@@ -148,6 +150,21 @@ def _counters(db: Database, jid: str) -> dict[str, Any]:
         "first_unuploaded_pre_key_id": following if waiting is None else waiting,
         "app_state_key_id": key_id,
     }
+
+
+def recount(highest: int, credentials: bytes) -> tuple[Loss, ...]:
+    """What becomes of the number of the next pre-key, which whatsmeow has no column for.
+
+    :param highest: id of a pre-key, or 0: there is none above it.
+    """
+    following: int = msgpack.decode(credentials)["next_pre_key_id"]
+    if following <= highest + 1:
+        return ()
+    what = (
+        "whatsmeow counts on from the highest pre-key that is left: "
+        f"ids from {highest + 1} to {following - 1} are given to new pre-keys once more"
+    )
+    return (Loss("next_pre_key_id", what, True),)
 
 
 def fit(columns: Columns, key: Key, data: bytes) -> Encoded:

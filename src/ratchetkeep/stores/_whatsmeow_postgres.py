@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -174,8 +175,14 @@ class PostgresDatabase(Database):
         return f"{name or 'another process'} since {since}" if since else "another process"
 
 
+# A quoted name or text, or the place of a value.
+_QUOTED_OR_PLACE = re.compile(r"""("[^"]*"|'[^']*')|\?""")
+
+
 def _text(statement: str) -> bytes:
-    return statement.replace("?", "%s").encode()
+    """The statement in psycopg's spelling; what is quoted stays as it is."""
+    whole = statement.replace("%", "%%")
+    return _QUOTED_OR_PLACE.sub(lambda found: found[1] or "%s", whole).encode()
 
 
 def _number(name: str) -> int:

@@ -29,6 +29,9 @@ PAGE = 4096
 # Rows that one statement looks for.
 MANY = 500
 
+# What is wrong with a table that was not made by whatsmeow, or was changed.
+OTHER_NAME = "was found under another name: the table does not compare names exactly"
+
 
 def damaged(db: Database, table: str, ids: Sequence[Any], what: str) -> StoreDamaged:
     """The error for a row; its ids name it, its values are never shown."""
@@ -113,6 +116,8 @@ class Records:
             )
             for row in rows:
                 ids_of_row = row[: len(self.ids)]
+                if ids_of_row not in wanted:
+                    raise damaged(db, self.table, ids_of_row, OTHER_NAME)
                 held = dict(zip(columns, row[len(self.ids) :], strict=True))
                 self._check(db, ids_of_row, held)
                 yield wanted[ids_of_row], self.pack(held)
@@ -192,6 +197,8 @@ class _AppStates(Records):
                 values,
             )
             for name, index, value in rows:
+                if name not in macs:
+                    raise damaged(db, self._macs, (name,), OTHER_NAME)
                 if type(index) is not bytes or type(value) is not bytes:
                     raise damaged(db, self._macs, (name,), "holds a MAC that is not bytes")
                 macs[name][index] = value
@@ -258,6 +265,8 @@ class _Mappings:
                 statement = f"SELECT lid, pn FROM {LID_TABLE} WHERE {column} IN {users}"
                 for row in db.rows(statement, values):
                     list(self.keys_of(db, row))
+                    if row[at] not in asked:
+                        raise damaged(db, LID_TABLE, row[:1], OTHER_NAME)
                     yield asked[row[at]], row[1 - at].encode()
 
     def put(self, db: Database, jid: str, records: Mapping[str, bytes]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ratchetkeep.errors import DecodeError, InvalidValue, StoreUnreadable, UnsupportedVersion
 from ratchetkeep.formats import Encoded, Loss
-from ratchetkeep.model import CREDENTIALS, Credentials, Key
+from ratchetkeep.model import CREDENTIALS, Key
 
 from ._address_book import NAME, AddressBook, read_book
 from ._index import Change
@@ -101,25 +101,15 @@ class Baileys6Store(DirectoryStore):
         rival = self._rivals.get(key)
         return Encoded(data, ()) if rival is None else _instead(rival)
 
-    def encode(self, key: Key, value: Any, credentials: Credentials | None) -> Encoded:
-        rival = self._rivals.get(key) or self._owner_instead_of(key)
-        return super().encode(key, value, credentials) if rival is None else _instead(rival)
-
-    def _owner_instead_of(self, key: Key) -> Key | None:
-        if key.family in ADDRESSED and self._state != "closed":
-            with suppress(InvalidValue), self._lock:
-                owner = self.index.owner_of(self.layout.file_name(key))
-                return None if owner == key else owner
-        return None
-
     def _files(self, batches: Iterable[Prepared]) -> tuple[list[Entry], Change]:
         files, change = super()._files(batches)
-        news = [self._book.note(key, self._names) for key, name in change.names.items() if name]
-        if files and change.leaves_nothing:
-            self._book = AddressBook()
-            files.append((NAME, None))
-        elif any(news):
-            files.append((NAME, self._book.written()))
+        is_new = False
+        if files and change.keeps_no_record:  # another device, or none: what was noted was of it
+            is_new, self._book = bool(self._book), AddressBook()
+        for key, name in change.names.items():
+            is_new |= name is not None and self._book.note(key, self._names)
+        if is_new:
+            files.append((NAME, self._book.written() if self._book else None))
         return files, change
 
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:

@@ -63,6 +63,8 @@ class WhatsmeowStore(Store):
         self._columns: devices.Columns | None = None
         # Ids of mappings of a source that its other ones contradict.
         self._outdated: set[str] = set()
+        # The highest id of a source's pre-keys.
+        self._highest: int | None = None
         # What a copy to here asked for.
         self._asked = DEFAULT_DEVICE, False
 
@@ -217,15 +219,21 @@ class WhatsmeowStore(Store):
                 if isinstance(value, str):
                     mappings[key.id] = value
         self._outdated = outdated(mappings)
+        numbers = (format.pre_key_number(key.id) for key in source.scan(device, "pre-key"))
+        self._highest = max((number for number in numbers if number is not None), default=0)
 
     def fits(self, key: Key, data: bytes) -> Encoded:
         """The part of a record that this database has columns for; see :class:`Store`."""
         if key.family == "lid-mapping" and key.id in self._outdated:
             what = "another record says otherwise, and whatsmeow keeps one partner for each"
             return Encoded(None, (Loss("", what, True),))
+        losses: tuple[Loss, ...] = ()
+        if key == CREDENTIALS and self._highest is not None:
+            losses = devices.recount(self._highest, data)
         if self._columns is None:
-            return Encoded(data, ())
-        return devices.fit(self._columns, key, data)
+            return Encoded(data, losses)
+        fitted, more = devices.fit(self._columns, key, data)
+        return Encoded(fitted, (*losses, *more))
 
     def apply(self, *batches: Prepared) -> None:
         joints = {id(each): each for each in (self._writable(batch.device) for batch in batches)}
