@@ -135,8 +135,10 @@ class WhatsmeowCases(WhatsmeowBase):
             for member in ("noise_key", "signed_identity_key", "signed_pre_key", "account"):
                 assert getattr(now.credentials, member) == getattr(was.credentials, member)
             for family in ("pre-key", "identity-key", "lid-mapping", "app-state-sync-version"):
-                ids = was.ids(family)
-                assert now.get(family, ids) == was.get(family, ids)
+                held = was.get(family, was.ids(family))
+                # Baileys' state of a collection that it has not fetched says nothing.
+                held = {id: each for id, each in held.items() if getattr(each, "version", 1)}
+                assert held and now.get(family, was.ids(family)) == held
 
     def test_columns_that_only_whatsmeow_has_are_kept(
         self, alice: Database, other: Database

@@ -18,6 +18,7 @@ from _whatsmeow import (
 )
 from _whatsmeow_cases import STRANGER, WhatsmeowBase, contents, elsewhere, one_row
 from ratchetkeep import (
+    CopySummary,
     EncodedRecord,
     InvalidValue,
     NoDevice,
@@ -30,6 +31,12 @@ from ratchetkeep import (
 )
 from ratchetkeep.model import KeyPair, TcToken
 from ratchetkeep.stores import _whatsmeow_rows, urls
+
+
+def members_lost(copied: CopySummary) -> dict[str, str]:
+    """What becomes of members of the credentials that the target makes again."""
+    lost = [each for each in copied.not_held if each.family == "credentials" and each.derived]
+    return {each.member: each.what for each in lost}
 
 
 class WhatsmeowLiveCases(WhatsmeowBase):
@@ -80,6 +87,42 @@ class WhatsmeowLiveCases(WhatsmeowBase):
             device.set({"pre-key": dict.fromkeys(device.ids("pre-key"))})
         with open_device(alice.url()) as device:
             assert device.credentials.next_pre_key_id == 1
+
+    def test_a_pre_key_below_one_that_was_given_out_is_not_uploaded(self, alice: Database) -> None:
+        """Pre-keys that are used up or given out already would be uploaded once more, and the
+        first message of a contact could not be read."""
+        alice.run("DELETE FROM whatsmeow_pre_keys WHERE key_id > 3")
+        for ids, uploaded in (((4, 5, 7), False), ((6,), True)):
+            for id in ids:
+                row = (ALICE_JID, id, bytes([id]) * 32, uploaded)
+                alice.run("INSERT INTO whatsmeow_pre_keys VALUES (?, ?, ?, ?)", *row)
+        with open_device(alice.url()) as device:
+            assert device.credentials.first_unuploaded_pre_key_id == 7
+            assert device.credentials.next_pre_key_id == 8
+            assert list(device.unuploaded_pre_keys()) == [7]
+        alice.run("DELETE FROM whatsmeow_pre_keys WHERE key_id = 7")
+        with open_device(alice.url()) as device:
+            assert device.credentials.first_unuploaded_pre_key_id == 7
+
+    def test_pre_keys_that_are_counted_anew_are_told(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        """An id would stand for two pre-keys, and nobody would know why a contact's message cannot
+        be read."""
+        url = f"sqlite:{tmp_path}/source.db"
+        copy_device(f"baileys:{ALICE}", url)
+        assert "next_pre_key_id" not in members_lost(copy_device(url, "memory:", dry_run=True))
+        assert "next_pre_key_id" not in members_lost(copy_device(url, database.url()))
+        with open_device(url) as device:
+            following = device.credentials.next_pre_key_id
+            used = [str(id) for id in range(following - 5, following)]
+            device.set({"pre-key": dict.fromkeys([*used, str(2**24 + 5)])})
+        for dry_run in (True, False):
+            copied = copy_device(url, database.url(), overwrite=True, dry_run=dry_run)
+            what = members_lost(copied)["next_pre_key_id"]
+            assert f"ids from {following - 5} to {following - 1} " in what
+        with open_device(database.url()) as device:
+            assert device.credentials.next_pre_key_id == following - 5
 
     def test_a_state_of_app_data_is_replaced_as_a_whole(self, alice: Database) -> None:
         """MACs of an older state would stay, and the client would find its state corrupt."""

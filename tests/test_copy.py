@@ -351,6 +351,37 @@ def test_source_and_target_must_differ(tmp_path: Path, first: str, second: str) 
     assert bytes_of(tmp_path) == before
 
 
+def test_a_link_may_lead_to_the_folder(tmp_path: Path) -> None:
+    """A target on another disk, behind a link, would be said to be filled by another program."""
+    disk, url = tmp_path / "disk", f"baileys:{tmp_path}/link"
+    (disk / "alice").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("disk/alice")
+    small_baileys(tmp_path / "a")
+    for overwrite in (False, True):
+        copy_device(f"baileys:{tmp_path}/a", url, overwrite=overwrite)
+        assert verify_device(url) == []
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in disk.iterdir()] == ["alice"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "disk", "link"]
+    with pytest.raises(DeviceExists):
+        copy_device(f"baileys:{tmp_path}/a", f"baileys:{disk}/alice")
+
+
+def test_what_a_killed_copy_left_behind_a_link_is_removed(tmp_path: Path) -> None:
+    """Keys of a copy that never came to be would stay on the disk for ever."""
+    left = tmp_path / "disk" / f".alice.ratchetkeep-stage-{dead_pid()}-00"
+    left.mkdir(parents=True)
+    (left / "creds.json").write_bytes(b"{}")
+    (tmp_path / "disk" / "alice").mkdir()
+    (tmp_path / "link").symlink_to("disk/alice")
+    small_baileys(tmp_path / "a")
+    copy_device(f"baileys:{tmp_path}/a", f"baileys:{tmp_path}/link")
+    assert not left.exists()
+    left.mkdir()
+    with open_device(f"baileys:{tmp_path}/link"):
+        assert not left.exists()
+
+
 def test_one_file_holds_copies_under_other_names(tmp_path: Path) -> None:
     """Devices of one file could not be copied inside it, or would replace each other."""
     url = f"sqlite:{tmp_path}/a.db"

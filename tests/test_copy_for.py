@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sqlite3
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,29 @@ def test_a_damaged_record_is_not_converted(tmp_path: Path, encoding: str, target
     with pytest.raises(StoreDamaged, match=r"s\.db.*session 1\.0"):
         copy_device(f"sqlite:{tmp_path}/s.db", target.format(tmp_path), client=client)
     assert not (tmp_path / "t.db").exists() and not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize("kind", ["baileys", "baileysex", "baileysex-json", "pyaileys"])
+def test_a_damaged_row_of_whatsmeow_stops_every_copy(tmp_path: Path, kind: str) -> None:
+    """A contact's session would be left out of a copy that says that it went well."""
+    copy_device(f"baileys:{ALICE}", f"whatsmeow:{tmp_path}/w.db")
+    client = sqlite3.connect(tmp_path / "w.db")
+    with client:
+        client.execute("UPDATE whatsmeow_sessions SET session = ?", (b'{"SessionState":{}}',))
+    client.close()
+    with pytest.raises(StoreDamaged, match="whatsmeow_sessions, row"):
+        copy_device(f"whatsmeow:{tmp_path}/w.db", f"{kind}:{tmp_path}/t")
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_empty_record_is_no_row_of_whatsmeow(tmp_path: Path) -> None:
+    """whatsmeow would find a session that it cannot read, or the error would not say where."""
+    copy_device(f"baileys:{ALICE}", f"sqlite:{tmp_path}/s.db")
+    with open_device(f"sqlite:{tmp_path}/s.db") as device:
+        device.set({"session": {"1.0": EncodedRecord(encoding=GO, data=b"")}})
+    with pytest.raises(StoreDamaged, match=r"s\.db.*session 1\.0.*is empty"):
+        copy_device(f"sqlite:{tmp_path}/s.db", f"whatsmeow:{tmp_path}/w.db")
+    assert not (tmp_path / "w.db").exists()
 
 
 # The command line.

@@ -296,6 +296,28 @@ def test_a_copy_does_not_replace_what_is_open(alice: Database) -> None:
     assert alice.dump() == before
 
 
+@pytest.mark.parametrize("name", ["what?", "what%s", 'a"?"b', "it's?"])
+def test_a_table_may_have_any_name(alice: Database, tmp_path: Path, name: str) -> None:
+    """A database of a later whatsmeow could not be copied, or not be removed."""
+    quoted = '"whatsmeow_' + name.replace('"', '""') + '"'
+    with psycopg.connect(alice.address, autocommit=True) as client:
+        client.execute(f"CREATE TABLE {quoted} (jid TEXT, x TEXT)".encode())
+        client.execute(f"INSERT INTO {quoted} VALUES ('{ALICE_JID}', 'x')".encode())
+    copied = copy_device(alice.url(), f"sqlite:{tmp_path}/a.db")
+    assert (f"whatsmeow_{name}", 1) in {(each.table, each.rows) for each in copied.left_behind}
+    with open_store(alice.url()) as store:
+        store.remove()
+    assert alice.run("SELECT * FROM whatsmeow_device") == []
+
+
+def test_a_column_of_an_odd_name_is_told(alice: Database) -> None:
+    """The error would speak of values that are missing, and nobody could find the column."""
+    with psycopg.connect(alice.address, autocommit=True) as client:
+        client.execute('ALTER TABLE whatsmeow_device ADD COLUMN "a?%s" TEXT')
+    with pytest.raises(StoreDamaged, match="a column of an odd name"):
+        open_device(alice.url())
+
+
 def test_connections_are_closed(alice: Database, tmp_path: Path) -> None:
     """A program that opens and closes devices would use up the server's connections."""
     for _ in range(3):

@@ -369,6 +369,45 @@ def test_damaged_rows_are_damage(alice: SqliteFile, statement: str, tmp_path: Pa
     assert not (tmp_path / "back").exists()
 
 
+@pytest.mark.parametrize(
+    ("family", "id", "table", "other"),
+    [
+        ("sender-key", "abc@g.us::1::0", "whatsmeow_sender_keys", "chat_id = 'ABC@g.us'"),
+        ("app-state-sync-version", "regular", "whatsmeow_app_state_version", "name = 'Regular'"),
+        (
+            "app-state-sync-version",
+            "regular",
+            "whatsmeow_app_state_mutation_macs",
+            "name = 'Regular'",
+        ),
+        ("lid-mapping", "abc", "whatsmeow_lid_map", "pn = 'ABC'"),
+    ],
+    ids=["sender-key", "state", "MAC", "mapping"],
+)
+def test_a_table_that_is_not_exact_is_damage(
+    alice: SqliteFile, family: str, id: str, table: str, other: str
+) -> None:
+    """A program would end with an error that names neither file nor row, or get another record
+    than it asked for."""
+    with alice.open() as client:
+        client.execute(f"CREATE TABLE made AS SELECT * FROM {table}")
+        columns = [(name, kind) for _, name, kind, *_ in client.execute("PRAGMA table_info(made)")]
+        client.execute(f"DROP TABLE {table}")
+        named = ", ".join(f"{name} {kind} COLLATE NOCASE" for name, kind in columns)
+        client.execute(f"CREATE TABLE {table} ({named})")
+        client.execute(f"INSERT INTO {table} SELECT * FROM made")
+        changed = "name = 'regular'" if family == "app-state-sync-version" else "rowid = 1"
+        client.execute(f"UPDATE {table} SET {other} WHERE {changed}")
+        if family == "sender-key":
+            client.execute(f"UPDATE {table} SET sender_id = '1:0' WHERE rowid = 1")
+        client.execute("DROP TABLE made")
+    with (
+        open_device(alice.url(), read_only=True) as device,
+        pytest.raises(StoreDamaged, match=f"{table}, row .*does not compare names exactly"),
+    ):
+        device.get(family, [id])
+
+
 def _secrets(file: SqliteFile) -> set[str]:
     """Spellings of the keys in a database."""
     keys = [row[0] for row in file.run("SELECT key FROM whatsmeow_pre_keys")]

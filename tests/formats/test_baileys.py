@@ -409,6 +409,25 @@ def test_errors_show_no_content() -> None:
     assert document["noiseKey"]["private"]["data"][:8] not in str(caught.value)
 
 
+def test_a_session_used_at_the_end_of_time_has_none_after_it() -> None:
+    """A copy would end in an error about a record that its source held."""
+    key, last = Key("session", "1.0"), 2**63 - 1
+    path = next(path for path in GOLDEN_FILES if key_of(path).family == "session")
+    record = baileys.decode(key, path.read_bytes())
+    ((base, session),) = list(record.sessions.items())[:1]
+    info = session.index_info
+    both = {
+        base: session.replace(index_info=info.replace(closed=5, used=last, created=1)),
+        b"\x05" + bytes(32): session.replace(
+            index_info=info.replace(closed=-1, used=None, created=None)
+        ),
+    }
+    for extra in ({}, {"odd": 1}):
+        made = baileys.encode(key, SessionRecord(sessions=both, extra=extra))
+        back = baileys.decode(key, made.data or b"")
+        assert [each.index_info.used for each in back.sessions.values()] == [last, last]
+
+
 @pytest.mark.parametrize("version", ["v2", None, 1, ["v1"]])
 def test_sessions_of_another_version_are_refused(version: Any) -> None:
     """A newer session layout would be read by the old rules."""

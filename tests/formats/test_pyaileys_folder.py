@@ -383,15 +383,18 @@ def test_encodings_of_others_have_no_place(family: str, tmp_path: Path) -> None:
             assert device.ids(family) == []
 
 
-def test_damaged_sessions_of_others_are_told() -> None:
-    """A damaged record would stop a whole copy with an error that names no place."""
-    for encoding in ("go-json", "signal-protobuf"):
-        odd = EncodedRecord(encoding=encoding, data=b"\xff\xff")
-        made = pyaileys.encode(Key("session", "1.0"), odd, Credentials.new())
-        if encoding == "go-json":
-            assert made.data is None and "damaged" in made.losses[0].what
-        else:
-            assert pyaileys.decode(Key("session", "1.0"), made.data or b"") == odd
+def test_a_damaged_session_of_others_is_no_session(tmp_path: Path) -> None:
+    """A copy would leave a damaged session out and go on, and its contact would be lost."""
+    key, broken = Key("session", "1.0"), b"\xff\xff"
+    odd = EncodedRecord(encoding="go-json", data=broken)
+    with pytest.raises(DecodeError):
+        pyaileys.encode(key, odd, Credentials.new())
+    with open_device(f"pyaileys:{tmp_path}/x", create=True) as device:
+        with pytest.raises(InvalidValue, match=r"session 1\.0"):
+            device.set({"session": {"1.0": odd}})
+        assert device.ids("session") == []
+    own = EncodedRecord(encoding="signal-protobuf", data=broken)
+    assert pyaileys.decode(key, pyaileys.encode(key, own, None).data or b"") == own
 
 
 # File names and folders.

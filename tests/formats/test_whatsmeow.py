@@ -144,6 +144,7 @@ def test_what_a_row_cannot_hold_is_listed() -> None:
         "account_settings": True,
         "last_account_sync_timestamp": True,
         "last_prop_hash": True,
+        "registered": True,
         "routing_info": True,
         "account_sync_counter": True,
         "additional_data": False,
@@ -154,6 +155,20 @@ def test_what_a_row_cannot_hold_is_listed() -> None:
     assert found["pairing_code"].what == "it was only used for pairing"
     assert "works without it" in found["routing_info"].what
     assert "next history as its first" in found["processed_history_messages"].what
+
+
+def test_what_is_made_up_on_the_way_back_is_listed() -> None:
+    """Back in Baileys a device would be registered, or have identities, that it had not before."""
+    wanted = {"registered", "account_sync_counter", "signal_identities"}
+    plain = DEVICE.replace(registered=False, account_sync_counter=0, signal_identities=None)
+    for creds in (plain, plain.replace(signal_identities=())):
+        made = whatsmeow.encode(CREDENTIALS, creds)
+        assert made.data is not None
+        back = credentials(made.data)
+        assert all(getattr(back, name) != getattr(creds, name) for name in wanted)
+        assert wanted <= {loss.place for loss in made.losses if loss.derived}
+    made = whatsmeow.encode(CREDENTIALS, credentials(device(ROW)))
+    assert made.losses == ()
 
 
 def test_unknown_members_are_listed() -> None:

@@ -234,8 +234,8 @@ def _sync_version_row(
     if value.version >= 2**63:
         raise _NotHeld(f"no column can hold the number; {_REFETCH}", derived=True, path="version")
     if value.version == 0:
-        what = "whatsmeow takes version 0 for an error; without it, it fetches the whole collection"
-        raise _NotHeld(what, derived=True, path="version")
+        what = "whatsmeow takes version 0 for an error; with no record it fetches all of it"
+        raise _NotHeld(what, derived=True)
     _note_extra(value, "", losses)
     macs: dict[bytes, bytes] = {}
     for index, each in value.index_value_map.items():

@@ -51,7 +51,6 @@ PRAGMA user_version = {VERSION};
 """
 
 
-
 def _to_version_2(connection: apsw.Connection) -> None:
     """Where a device was moved to, and when."""
     connection.execute("ALTER TABLE devices ADD COLUMN moved_to TEXT")
