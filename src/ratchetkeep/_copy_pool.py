@@ -142,7 +142,10 @@ class Worker:
             os.close(sending)
         assert self._process.stdin  # noqa: S101 - for mypy
         self._to = self._process.stdin
-        self._setup = json.dumps(sys.path).encode() + b"\n" + _framed(setup)
+        with suppress(OSError):  # one that has ended already does not greet
+            self._to.write(json.dumps(sys.path).encode() + b"\n")
+            self._to.flush()
+        self._setup = _framed(setup)
         self._is_ready: bool | None = None
 
     def _check_ready(self) -> None:
