@@ -23,8 +23,7 @@ from ratchetkeep import (
     open_store,
 )
 from ratchetkeep._cache import Cache
-from ratchetkeep.formats import baileysex
-from ratchetkeep.model import CREDENTIALS, AccountSettings, DisappearingMode
+from ratchetkeep.model import AccountSettings, DisappearingMode
 from ratchetkeep.testing import Holds, record
 
 KINDS = ("memory", "sqlite", "baileys", "baileysex")
@@ -267,12 +266,13 @@ def test_a_wrong_member_of_a_file_is_damage(tmp_path: Path) -> None:
     remedy, and code that handles StoreDamaged would not see it."""
     url = f"baileysex:{tmp_path}/auth"
     with open_device(url, create=True) as device:
-        wrong = DisappearingMode(extra={"ephemeral_expiration": "soon"})
-        settings = AccountSettings(default_disappearing_mode=wrong)
-        broken = device.credentials.replace(account_settings=settings)
-    raw = baileysex.encode(CREDENTIALS, broken, broken).data
-    assert raw is not None
-    (tmp_path / "auth" / "creds.etf").write_bytes(raw)
+        mode = DisappearingMode(ephemeral_expiration=86400)
+        settings = AccountSettings(default_disappearing_mode=mode)
+        device.save_credentials(device.credentials.replace(account_settings=settings))
+    file = tmp_path / "auth" / "creds.etf"
+    number, text = b"b\x00\x01\x51\x80", b"m\x00\x00\x00\x04soon"
+    assert file.read_bytes().count(number) == 1
+    file.write_bytes(file.read_bytes().replace(number, text))
     with pytest.raises(StoreDamaged):
         open_device(url)
 
