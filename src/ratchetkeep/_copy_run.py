@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from ratchetkeep._checker import Checker
 from ratchetkeep._copy_plan import Grouping
-from ratchetkeep._copy_source import Chunk, Digest, Source, changed, chunks, count, digest_of
+from ratchetkeep._copy_source import CHUNK, Chunk, Digest, Source, changed, chunks, digest_of
 from ratchetkeep._copy_trial import (
     Recipe,
     Target,
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from ratchetkeep._copy_pool import Helpers, Worker
 
 __all__ = ["Progress", "Recipe", "Survey", "survey", "write"]
-
-# Records that are read, written and read back together.
-CHUNK = 256
 
 # Fewer records are tried sooner than another process is there to help.
 HELPED = 20_000
@@ -97,7 +94,7 @@ def survey(
     :param keep: keep what the target is to hold, for :func:`write`.
     :param recipe: how other processes can do the same with single records.
     """
-    total = count(reader, device)
+    total = reader.count(device)
     raw = reader.read(device, [CREDENTIALS]).get(CREDENTIALS)
     if raw is None:
         left = reader.trace(device)

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Protocol
 
-from ratchetkeep.errors import StoreDamaged, StoreInUse
+from ratchetkeep.errors import StoreInUse
 from ratchetkeep.formats import Format
 from ratchetkeep.model import CREDENTIALS, Key
-from ratchetkeep.stores.base import Finding, Store
+from ratchetkeep.stores.base import Finding
 
-__all__ = ["Chunk", "Digest", "Source", "changed", "chunks", "count", "digest_of"]
+__all__ = ["CHUNK", "Chunk", "Digest", "Source", "changed", "chunks", "digest_of"]
 
-# Records that are read together where nothing else says how many.
-PORTION = 256
+# Records that are read, written and read back together.
+CHUNK = 256
 
 Chunk = list[tuple[Key, bytes]]
 """Records as the source has them."""
@@ -30,6 +30,8 @@ class Source(Protocol):
     @property
     def format(self) -> Format: ...
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]: ...
+    def count(self, device: str) -> int: ...
+    def entries(self, device: str) -> Iterator[tuple[Key, bytes]]: ...
     def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]: ...
     def decode(self, device: str, key: Key, raw: bytes) -> Any: ...
     def where(self, device: str, key: Key) -> str: ...
@@ -37,34 +39,16 @@ class Source(Protocol):
     def trace(self, device: str) -> str: ...
 
 
-def count(reader: Source, device: str) -> int:
-    """How many records there are, with the credentials."""
-    if isinstance(reader, Store):
-        return reader.count(device)
-    return sum(1 for _ in reader.scan(device))
-
-
-def chunks(reader: Source, device: str, size: int = PORTION) -> Iterator[Chunk]:
+def chunks(reader: Source, device: str, size: int = CHUNK) -> Iterator[Chunk]:
     """The records with their bytes, in an order that stays the same while nothing changes; the
     credentials first, since there are targets that file all else under what they say.
 
     :raises StoreDamaged: if one that is there cannot be read.
     """
-    records = reader.entries(device) if isinstance(reader, Store) else _entries(reader, device)
-    credentials = reader.read(device, [CREDENTIALS]).items()
-    records = chain(credentials, (pair for pair in records if pair[0] != CREDENTIALS))
+    others = (pair for pair in reader.entries(device) if pair[0] != CREDENTIALS)
+    records = chain(reader.read(device, [CREDENTIALS]).items(), others)
     while chunk := list(islice(records, size)):
         yield chunk
-
-
-def _entries(reader: Source, device: str) -> Iterator[tuple[Key, bytes]]:
-    keys = reader.scan(device)
-    while portion := list(islice(keys, PORTION)):
-        found = reader.read(device, portion)
-        for key in portion:
-            if key not in found:
-                raise StoreDamaged(reader.where(device, key), "was there, and cannot be read back")
-            yield key, found[key]
 
 
 class Digest:

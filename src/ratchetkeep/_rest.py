@@ -19,7 +19,7 @@ from urllib.parse import quote
 import msgspec
 
 from ratchetkeep._copy_run import Progress
-from ratchetkeep._copy_source import Source, chunks, count
+from ratchetkeep._copy_source import CHUNK, Source, chunks
 from ratchetkeep._copy_spelling import RATCHETS, Spelled
 from ratchetkeep._merge import merged
 from ratchetkeep.errors import (
@@ -36,7 +36,7 @@ from ratchetkeep.formats._baileys_signal import prefixed
 from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key, SessionRecord
 from ratchetkeep.stores import urls
 from ratchetkeep.stores._stage import sweep
-from ratchetkeep.stores.base import DEFAULT_DEVICE, Finding, Stage, Store
+from ratchetkeep.stores.base import DEFAULT_DEVICE, Finding, Stage, Store, entries_of
 from ratchetkeep.stores.disk import Disk
 
 __all__ = ["Completed", "Rest", "completed"]
@@ -44,7 +44,6 @@ __all__ = ["Completed", "Rest", "completed"]
 SUFFIX = ".ratchetkeep-rest"
 NEW = ".new"
 DEVICE = "rest"
-CHUNK = 256
 
 # The encoding of what is kept: the record's native bytes, and what the target got of it, or None.
 # What it got is kept too, and never worked out anew: another version may spell it otherwise.
@@ -58,9 +57,14 @@ CACHES = frozenset({"device-list", "sender-key-memory"})
 ratchet has moved."""
 
 
+def _has_place(target: urls.Target) -> bool:
+    """True if the target is a file or a folder, which another file can stand beside."""
+    return target.kind != "memory" and "://" not in target.path
+
+
 def _path_of(target: urls.Target, credentials: Credentials) -> str:
     """The side file of a device, beside its file or folder; "" where there is no place for one."""
-    if target.kind == "memory" or "://" in target.path:
+    if not _has_place(target):
         return ""
     name = "" if target.device == DEFAULT_DEVICE else target.device
     if target.kind == "whatsmeow":  # whose devices are called by their JIDs, named or not
@@ -87,7 +91,7 @@ class Rest:
         self._target, self._keep = target, keep
         self._path = ""
         self._stage: Stage | None = None
-        if keep and (target.kind == "memory" or "://" in target.path):
+        if keep and not _has_place(target):
             what = "has no place beside it for a side file"
             remedy = "Keep the source, or copy it to a sqlite: file as well: that holds everything"
             raise NotHeld(urls.shown(target), what, remedy)
@@ -126,9 +130,9 @@ class Rest:
         """
         if self._stage is None:
             return
-        total, done, ratchets = count(reader, device), 0, _Fingerprint()
+        total, done, ratchets = reader.count(device), 0, _Fingerprint()
         there: bytes | None = None
-        for chunk in chunks(reader, device, CHUNK):
+        for chunk in chunks(reader, device):
             report("rest", done, total)
             kept: dict[Key, bytes] = {}
             for key, raw in chunk:
@@ -307,10 +311,19 @@ class Completed:
         if self._moved is None:
             found = _Fingerprint()
             for family in RATCHETS:
-                for key, raw in _records(self._source, self._device, family):
+                keys = self._source.scan(self._device, family)
+                for key, raw in entries_of(self._source, self._device, keys):
                     found.add(key, raw)
             self._moved = found.digest() != self._ratchets
         return self._moved
+
+    def count(self, device: str) -> int:
+        """As :meth:`Store.count`."""
+        return sum(1 for _ in self.scan(device))
+
+    def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
+        """As :meth:`Store.entries`."""
+        return entries_of(self, device, self.scan(device))
 
     def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
         """As :meth:`Store.read`."""
@@ -379,11 +392,6 @@ def _prefixed(record: SessionRecord) -> SessionRecord:
         chains = {prefixed(public): chain for public, chain in session.chains.items()}
         sessions[prefixed(base_key)] = session.replace(chains=chains)
     return record.replace(sessions=sessions)
-
-
-def _records(reader: Store, device: str, family: str | None = None) -> Iterator[tuple[Key, bytes]]:
-    for chunk in _chunks(reader.scan(device, family)):
-        yield from reader.read(device, chunk).items()
 
 
 def _chunks(keys: Iterator[Key]) -> Iterator[list[Key]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from ratchetkeep.model import Credentials, Key
+from ratchetkeep.errors import DecodeError, InvalidValue
+from ratchetkeep.model import CREDENTIALS, Credentials, Key, check_record
+from ratchetkeep.model._checks import Refused
 
 from ._shape import Loss
 
@@ -14,6 +17,20 @@ class Encoded(NamedTuple):
 
     data: bytes | None
     losses: tuple[Loss, ...]
+
+
+def decoded(key: Key, read: Callable[[Any], Any], raw: Any) -> Any:
+    """What ``read`` makes of a record's raw value, checked.
+
+    :raises DecodeError: naming the member and what is wrong with it, never its content.
+    """
+    try:
+        value = read(raw)
+        return value if key == CREDENTIALS else check_record(key, value)
+    except Refused as refused:
+        raise DecodeError(refused.path.lstrip("."), refused.what) from None
+    except InvalidValue as invalid:
+        raise DecodeError("", invalid.what) from None
 
 
 class Format(Protocol):

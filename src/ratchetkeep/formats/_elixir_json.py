@@ -19,7 +19,7 @@ from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
 from . import _json, _terms
 from ._json import JsonObject, from_base64, from_buffer, to_base64, to_buffer
-from ._shape import ABSENT, Codec, Losses
+from ._shape import ABSENT, Codec, Free, Losses
 from ._terms import NILS
 
 # The size up to which Erlang keeps a map sorted.
@@ -226,17 +226,7 @@ def _note_merged(
         losses.note(path, "members whose names differ in half of a character become one")
 
 
-class Free:
-    """The codec of a value of no fixed shape."""
-
-    def decode(self, raw: Any) -> Any:
-        return from_free(raw)
-
-    def encode(self, value: Any, path: str, losses: Losses) -> Any:
-        return to_free(value, path, losses)
-
-
-FREE = Free()
+FREE = Free(from_free, to_free)
 
 
 class ByName:

@@ -17,7 +17,7 @@ from ratchetkeep.errors import DecodeError
 from ratchetkeep.model import Foreign, FrozenDict
 from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
-from ._shape import ABSENT, PRIVATE, Codec, Leaf, Losses
+from ._shape import ABSENT, PRIVATE, Codec, Free, Leaf, Losses
 
 MAX_BYTES = 64 * 1024 * 1024
 # Python prints and parses numbers of up to 4300 digits.
@@ -173,25 +173,12 @@ def typed(kind: type) -> Leaf:
     return Leaf(decode, lambda value: value)
 
 
-class Free:
-    """The codec of a value of no fixed shape; see :func:`to_free`."""
-
-    def __init__(self, *, finite: bool = True) -> None:
-        self._finite = finite
-
-    def decode(self, raw: Any) -> Any:
-        return from_free(raw)
-
-    def encode(self, value: Any, path: str, losses: Losses) -> Any:
-        return to_free(value, path, losses, finite=self._finite)
-
-
 TEXT, INT, BOOL = typed(str), typed(int), typed(bool)
 BASE64 = Leaf(from_base64, to_base64)
 BUFFER = Leaf(from_buffer, to_buffer)
 # A 64-bit number: JSON number, text, or the object of a JavaScript Long; the model checks it.
 NUMBER64 = Leaf(lambda raw: FrozenDict(raw) if isinstance(raw, dict) else raw, lambda value: value)
-FREE = Free()
+FREE = Free(from_free, to_free)
 
 
 class JsonObject:

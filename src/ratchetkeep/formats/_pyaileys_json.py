@@ -7,15 +7,16 @@ indented. Unlike JavaScript, Python spells numbers that are not finite.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from ratchetkeep.model import Value
 from ratchetkeep.model._checks import Refused
 
-from ._json import Free, JsonObject, from_base64, from_buffer, parse, to_buffer
-from ._shape import Leaf, Losses, Shape
+from ._json import JsonObject, from_base64, from_buffer, from_free, parse, to_buffer, to_free
+from ._shape import Free, Leaf, Losses, Shape
 
-FREE = Free(finite=False)
+FREE = Free(from_free, partial(to_free, finite=False))
 OBJECT = JsonObject(FREE)
 
 

@@ -84,6 +84,16 @@ class Leaf:
         return self._encode(value)
 
 
+class Free:
+    """A codec of values of no fixed shape, of two functions; writing notes what is lost."""
+
+    def __init__(
+        self, decode: Callable[[Any], Any], encode: Callable[[Any, str, Losses], Any]
+    ) -> None:
+        self.decode = decode
+        self.encode = encode
+
+
 class Many:
     """A list of one codec."""
 

@@ -19,7 +19,7 @@ from ratchetkeep.model._checks import MAX_DEPTH, Refused, free, kind_of
 
 from . import etf
 from ._json import from_base64, to_base64
-from ._shape import ABSENT, PRIVATE, Leaf, Losses
+from ._shape import ABSENT, PRIVATE, Free, Leaf, Losses
 
 REST = PRIVATE + "etf"
 NILS = PRIVATE + "nil"
@@ -225,17 +225,7 @@ def _to_free_bytes(value: bytes) -> Any:
     return etf.Map(((b"data", to_base64(value).encode()), (b"type", b"Buffer")))
 
 
-class Free:
-    """The codec of a term of no fixed shape."""
-
-    def decode(self, raw: Any) -> Any:
-        return from_free(raw)
-
-    def encode(self, value: Any, path: str, losses: Losses) -> Any:
-        return to_free(value, path, losses)
-
-
-FREE = Free()
+FREE = Free(from_free, to_free)
 
 
 class AtomMap:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchetkeep.errors import DecodeError, InvalidValue
 from ratchetkeep.model import (
     CREDENTIALS,
     FAMILIES,
@@ -33,7 +32,6 @@ from ratchetkeep.model import (
     SignalIdentity,
     SignedPreKey,
     TcToken,
-    check_record,
 )
 from ratchetkeep.model._checks import Refused, kind_of
 
@@ -41,7 +39,7 @@ from . import spellings
 from ._baileys_direct import DIRECT
 from ._baileys_reader import READER
 from ._baileys_signal import SENDER_KEY, SESSION
-from ._base import Encoded
+from ._base import Encoded, decoded
 from ._json import (
     BASE64,
     BOOL,
@@ -271,15 +269,13 @@ def decode(key: Key, raw: bytes) -> Any:
 def from_tables(key: Key, raw: bytes) -> Any:
     """As :func:`decode`, by the tables, whatever is in it."""
     parsed = parse(raw)
-    try:
-        if key.family == "session" and isinstance(parsed, dict) and parsed.get("type") == "Buffer":
-            return EncodedRecord(encoding=BUFFER_ENCODING, data=from_buffer(parsed))
-        value = CODECS[key.family].decode(parsed)
-        return value if key == CREDENTIALS else check_record(key, value)
-    except Refused as refused:
-        raise DecodeError(refused.path.lstrip("."), refused.what) from None
-    except InvalidValue as invalid:
-        raise DecodeError("", invalid.what) from None
+    if key.family == "session" and isinstance(parsed, dict) and parsed.get("type") == "Buffer":
+        return decoded(key, _buffered, parsed)
+    return decoded(key, CODECS[key.family].decode, parsed)
+
+
+def _buffered(parsed: Any) -> EncodedRecord:
+    return EncodedRecord(encoding=BUFFER_ENCODING, data=from_buffer(parsed))
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratchetkeep.errors import DecodeError, InvalidValue
+from ratchetkeep.errors import InvalidValue
 from ratchetkeep.model import (
     CREDENTIALS,
     Account,
@@ -29,14 +29,13 @@ from ratchetkeep.model import (
     SignalIdentity,
     SignedPreKey,
     TcToken,
-    check_record,
 )
 from ratchetkeep.model._checks import Refused
 
 from . import etf, spellings
 from ._baileysex_direct import DIRECT
 from ._baileysex_signal import RECORD, SENDER_KEY, session_record, with_identities
-from ._base import Encoded
+from ._base import Encoded, decoded
 from ._direct import Inline, Out, refuse
 from ._etf_direct import IN_BASE64, TEXTUAL, binary, free
 from ._json import from_base64, to_base64
@@ -304,16 +303,8 @@ def decode(key: Key, raw: bytes) -> Any:
 
     :raises DecodeError: naming the member and what is wrong with it, never its content.
     """
-    term = etf.decode(raw)
-    try:
-        if key.family == "session":
-            return session_record(term)
-        value = CODECS[key.family].decode(term)
-        return value if key == CREDENTIALS else check_record(key, value)
-    except Refused as refused:
-        raise DecodeError(refused.path.lstrip("."), refused.what) from None
-    except InvalidValue as invalid:
-        raise DecodeError("", invalid.what) from None
+    read = session_record if key.family == "session" else CODECS[key.family].decode
+    return decoded(key, read, etf.decode(raw))
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
@@ -322,15 +313,22 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
     :param credentials: the device's, whose identity key every session repeats.
     """
     losses = Losses()
-    value = spellings.for_node(key, value, credentials, losses, times=False)
+    value = for_elixir(key, value, credentials, losses)
     if value is None:
         return Encoded(None, tuple(losses.found))
-    if key.family == "session":
-        value = with_identities(value, losses, credentials)
     data = DIRECT.record(CODECS[key.family], value)
     if data is None:
         data = by_tables(key, value, losses)
     return Encoded(data, tuple(losses.found))
+
+
+def for_elixir(key: Key, value: Any, credentials: Credentials | None, losses: Losses) -> Any | None:
+    """The value as BaileysEx spells it: libsignal-node's model, and every session with the device's
+    identity. None if nothing of it can be held."""
+    value = spellings.for_node(key, value, credentials, losses, times=False)
+    if value is None or key.family != "session":
+        return value
+    return with_identities(value, losses, credentials)
 
 
 def by_tables(key: Key, value: Any, losses: Losses) -> bytes:

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ratchetkeep.errors import DecodeError, InvalidValue
-from ratchetkeep.model import CREDENTIALS, AppStateSyncKey, Credentials, Key, TcToken, check_record
-from ratchetkeep.model._checks import Refused
+from ratchetkeep.model import AppStateSyncKey, Credentials, Key, TcToken
 
-from . import _terms, baileysex, spellings
+from . import _terms, baileysex
 from ._baileysex_legacy import as_etf, is_legacy
 from ._baileysex_signal import (
     BASE64_BINARY,
@@ -23,9 +21,8 @@ from ._baileysex_signal import (
     Keyed,
     SkippedCodec,
     in_order,
-    with_identities,
 )
-from ._base import Encoded
+from ._base import Encoded, decoded
 from ._elixir_json import (
     FREE,
     LOOSE,
@@ -161,15 +158,8 @@ def decode(key: Key, raw: bytes) -> Any:
     parsed = parse(raw)
     if is_legacy(parsed):
         return baileysex.decode(key, as_etf(parsed))
-    try:
-        value = CODECS[key.family].decode(parsed)
-        if key.family == "session":
-            return in_order(value)
-        return value if key == CREDENTIALS else check_record(key, value)
-    except Refused as refused:
-        raise DecodeError(refused.path.lstrip("."), refused.what) from None
-    except InvalidValue as invalid:
-        raise DecodeError("", invalid.what) from None
+    value = decoded(key, CODECS[key.family].decode, parsed)
+    return in_order(value) if key.family == "session" else value
 
 
 def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Encoded:
@@ -178,11 +168,9 @@ def encode(key: Key, value: Any, credentials: Credentials | None = None) -> Enco
     :param credentials: the device's, whose identity key every session repeats.
     """
     losses = Losses()
-    value = spellings.for_node(key, value, credentials, losses, times=False)
+    value = baileysex.for_elixir(key, value, credentials, losses)
     if value is None:
         return Encoded(None, tuple(losses.found))
-    if key.family == "session":
-        value = with_identities(value, losses, credentials)
     written = CODECS[key.family].encode(value, "", losses)
     if is_legacy(written):
         losses.note("", "a member's name is one by which BaileysEx would read it otherwise")

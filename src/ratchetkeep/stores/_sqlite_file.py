@@ -228,6 +228,20 @@ def sweep_beside(path: str) -> None:
         sweep(Disk(), folder, name + STAGE)
 
 
+def make_folder_for(path: str, url: str) -> None:
+    """Make the folder of a file, if it is missing.
+
+    :raises CommitFailed: if that failed.
+    """
+    disk = Disk()
+    above = os.path.dirname(os.path.abspath(path))
+    try:
+        if not disk.is_folder(above):
+            disk.make_folder(above)
+    except OSError as error:
+        raise write_failed(url, error) from None
+
+
 def begin_staging(path: str, fill: Callable[[str], None] | None = None) -> str:
     """Make an empty store beside ``path``, under a name of its own, which is given.
 

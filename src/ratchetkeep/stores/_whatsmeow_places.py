@@ -100,23 +100,14 @@ class InFile(Place):
         return _looked_at(SqliteDatabase(self.path, self.url, read_only=True))
 
     def own(self, name: str) -> Owned:
-        self._make_folder()
+        sql.make_folder_for(self.path, self.url)
         return OwnedFile.attach(self.path, self.url, name)
 
     def staging(self, name: str) -> Staging:
         if sqlite.is_there(self.path, self.url):
             return _InOwned(self, self.own(name), name)
-        self._make_folder()
+        sql.make_folder_for(self.path, self.url)
         return _NewFile(self)
-
-    def _make_folder(self) -> None:
-        disk = Disk()
-        above = os.path.dirname(os.path.abspath(self.path))
-        try:
-            if not disk.is_folder(above):
-                disk.make_folder(above)
-        except OSError as error:
-            raise sql.write_failed(self.url, error) from None
 
     def holder(self, jid: str) -> str:
         return ownership(self.path, self.url).holder()

@@ -85,6 +85,27 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+class Readable(Protocol):
+    """What records are read from."""
+
+    def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]: ...
+    def where(self, device: str, key: Key) -> str: ...
+
+
+def entries_of(source: Readable, device: str, keys: Iterator[Key]) -> Iterator[tuple[Key, bytes]]:
+    """The records of ``keys`` with their bytes, in that order, without holding all of them.
+
+    :raises StoreDamaged: if a record that is there cannot be read.
+    """
+    while portion := list(islice(keys, _PORTION)):
+        found = source.read(device, portion)
+        for key in portion:
+            if key not in found:
+                what = "was there, and cannot be read back"
+                raise StoreDamaged(source.where(device, key), what)
+            yield key, found[key]
+
+
 class Stage(Protocol):
     """A device that is being put together beside its place; nobody sees it before ``publish``."""
 
@@ -155,14 +176,7 @@ class Store(ABC):
 
         :raises StoreDamaged: if a record that is there cannot be read.
         """
-        keys = self.scan(device)
-        while portion := list(islice(keys, _PORTION)):
-            found = self.read(device, portion)
-            for key in portion:
-                if key not in found:
-                    what = "was there, and cannot be read back"
-                    raise StoreDamaged(self.where(device, key), what)
-                yield key, found[key]
+        return entries_of(self, device, self.scan(device))
 
     @abstractmethod
     def apply(self, *batches: Prepared) -> None:

@@ -88,7 +88,7 @@ class SqliteStore(Store):
             self._readers[device] = self._read_only(device)
             return
         if not is_there:
-            self._make_folder()
+            sql.make_folder_for(self.path, self.url)
         file = OwnedFile.attach(self.path, self.url, device, self.vfs)
         try:
             with sql.mapped(self.url):
@@ -105,15 +105,6 @@ class SqliteStore(Store):
         more = ", and more" if len(rows) > 3 else ""
         remedy = f"Name one of those it holds after the path: {names}{more}" if names else None
         return NoDevice(self.url, f"holds no device {device!r}", remedy)
-
-    def _make_folder(self) -> None:
-        disk = Disk()
-        above = os.path.dirname(os.path.abspath(self.path))
-        try:
-            if not disk.is_folder(above):
-                disk.make_folder(above)
-        except OSError as error:
-            raise sql.write_failed(self.url, error) from None
 
     def _read_only(self, device: str) -> apsw.Connection:
         connection = sql.connect_read_only(self.path, self.url)
@@ -276,7 +267,7 @@ class _SqliteStage:
             self._file.lock.acquire()
             self._connection = self._file.connection
         else:
-            store._make_folder()
+            sql.make_folder_for(store.path, store.url)
             # Owned while it is put together, so that nobody makes a device there meanwhile.
             real = os.path.realpath(store.path)
             self._owner = Ownership(store.url, Path(real + ".lock"), Path(real + ".owner"))

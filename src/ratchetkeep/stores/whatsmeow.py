@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,7 +37,7 @@ from ._whatsmeow_owned import Owned
 from ._whatsmeow_places import InFile, InPostgres, Place, no_device
 from ._whatsmeow_rows import FAMILY, PAGE, outdated
 from ._whatsmeow_sql import Database, Row
-from .base import DEFAULT_DEVICE, Finding, Joint, LeftBehind, Prepared, Stage, Store
+from .base import DEFAULT_DEVICE, Finding, Joint, LeftBehind, Prepared, Stage, Store, entries_of
 
 
 class WhatsmeowStore(Store):
@@ -213,11 +212,10 @@ class WhatsmeowStore(Store):
                 self._check_vacant_for(devices.jid_of(made))
         keys = source.scan(device, "lid-mapping")
         mappings: dict[str, str] = {}
-        while portion := list(islice(keys, PAGE)):
-            for key, raw in source.read(device, portion).items():
-                value = source.decode(device, key, raw)
-                if isinstance(value, str):
-                    mappings[key.id] = value
+        for key, raw in entries_of(source, device, keys):
+            value = source.decode(device, key, raw)
+            if isinstance(value, str):
+                mappings[key.id] = value
         self._outdated = outdated(mappings)
         numbers = (format.pre_key_number(key.id) for key in source.scan(device, "pre-key"))
         self._highest = max((number for number in numbers if number is not None), default=0)
@@ -255,8 +253,7 @@ class WhatsmeowStore(Store):
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         self._asked = device, overwrite
-        if device in self.devices() and not overwrite:
-            raise DeviceExists(self.url, f"holds a device {device!r} already")
+        super().check_vacant(device, overwrite=overwrite)
 
     def _check_vacant_for(self, jid: str) -> None:
         """As :meth:`check_vacant`, now that the credentials say whose they are."""
@@ -264,8 +261,7 @@ class WhatsmeowStore(Store):
         if device not in (DEFAULT_DEVICE, jid):
             what = f"the credentials are of {jid}, and whatsmeow keeps a device under its own JID"
             raise InvalidValue(self.url, what, "Name that one, or none, behind the database")
-        if not overwrite and jid in self.devices():
-            raise DeviceExists(self.url, f"holds a device {jid!r} already")
+        super().check_vacant(jid, overwrite=overwrite)
 
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         return _Stage(self, device, overwrite)
