@@ -21,7 +21,7 @@ LAYERS = [
     ["clients"],
     ["aio"],
     ["_device_store"],
-    ["device", "_transaction"],
+    ["device", "_block", "_transaction"],
     ["_memory", "_cache", "_locks", "prekeys"],
     ["commit"],
     ["repair", "_repair_folder", "_repair_sqlite", "_repair_job"],

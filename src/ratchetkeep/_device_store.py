@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from weakref import WeakSet
 
 from ratchetkeep.device import Device, open_in
@@ -30,9 +30,16 @@ class DeviceStore:
         self._check_open()
         return self._store.devices()
 
-    def open(self, name: str = DEFAULT_DEVICE, read_only: bool = False) -> Device:
-        """Open a device; raises as :func:`open_device`."""
-        return self._opened(name, create=False, read_only=read_only)
+    def open(
+        self,
+        name: str = DEFAULT_DEVICE,
+        read_only: bool = False,
+        *,
+        wait: float = 0.0,
+        steal: bool = False,
+    ) -> Device:
+        """Open a device; parameters and errors as those of :func:`open_device`."""
+        return self._opened(name, create=False, read_only=read_only, wait=wait, steal=steal)
 
     def create(self, name: str = DEFAULT_DEVICE) -> Device:
         """Make a device with new credentials and open it.
@@ -68,10 +75,10 @@ class DeviceStore:
         if not self._is_open:
             raise StoreClosed(self._store.url, "the store was closed")
 
-    def _opened(self, name: str, **how: bool) -> Device:
+    def _opened(self, name: str, **how: Any) -> Device:
         self._check_open()
         urls.check_name(name, self._store.url)
-        device = open_in(self._store, name, **how)  # type: ignore[arg-type]
+        device = open_in(self._store, name, **how)
         self._devices.add(device)
         return device
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratchetkeep._cache import ABSENT, Cache
 from ratchetkeep.commit import Commit
-from ratchetkeep.errors import CommitFailed, RatchetkeepError, StoreClosed
+from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreClosed
 from ratchetkeep.model import CREDENTIALS, Credentials, check_key
 from ratchetkeep.stores.base import Store
+
+_log = logging.getLogger("ratchetkeep")
 
 # A commit of more records than this (pre-keys, a history) would push out what is in use.
 MANY = 64
@@ -33,6 +37,9 @@ class Memory:
         self._cache = Cache()
         self._is_doubtful = False
         self._is_closed = False
+        self._lost: OwnershipLost | None = None
+        self._to_tell: list[Callable[[OwnershipLost], None]] = []
+        self._telling = threading.Lock()
 
     def look(self, family: str, ids: Sequence[str]) -> dict[str, Any] | None:
         """Records by id, without absent ones, if all of them are known; never blocks."""
@@ -68,15 +75,38 @@ class Memory:
             for key, value in commit.changes.items()
             if key != CREDENTIALS
         )
-        self._cache.put(values, only_known=len(encoded) > MANY)
+        if self._lost is None:
+            self._cache.put(values, only_known=len(encoded) > MANY)
 
     def doubt(self) -> None:
         """A commit was interrupted: refuse everything until the device is opened again."""
         self._is_doubtful = True
         self._cache.clear()
 
+    def when_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """Have ``told`` called, once, when the device is found lost; at once if it is."""
+        with self._telling:
+            if self._lost is None:
+                self._to_tell.append(told)
+                return
+        _tell(told, self._lost)
+
+    def lose(self, error: OwnershipLost) -> None:
+        """The device is another process's by now: refuse everything until it is opened again."""
+        with self._telling:
+            if self._lost is not None or self._is_closed:
+                return
+            self._lost = error
+            telling, self._to_tell = self._to_tell, []
+        self._cache.clear()
+        for told in telling:
+            _tell(told, error)
+
     def check(self) -> None:
-        """:raises CommitFailed: if a commit was interrupted."""
+        """:raises OwnershipLost: if the device was found lost.
+        :raises CommitFailed: if a commit was interrupted."""
+        if self._lost is not None:
+            raise copy.copy(self._lost)
         if self._is_doubtful:
             raise CommitFailed(self.url, "an earlier commit was interrupted")
 
@@ -91,3 +121,11 @@ class Memory:
         """Forget the records, and take no commit any more."""
         self._is_closed = True
         self._cache.clear()
+
+
+def _tell(told: Callable[[OwnershipLost], None], error: OwnershipLost) -> None:
+    try:
+        told(error)
+    except Exception:  # noqa: BLE001 - logged; see below
+        # Whoever found out is carrying out commits of other devices, or keeping their leases.
+        _log.exception("the callback of a lost device failed")

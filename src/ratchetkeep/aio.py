@@ -19,13 +19,15 @@ from contextlib import (
     suppress,
 )
 from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 from ratchetkeep import prekeys
+from ratchetkeep._block import Block
 from ratchetkeep._transaction import Records, Transaction, listed, merged, pre_key_lock
-from ratchetkeep.device import Block, Device, create_device, open_device
-from ratchetkeep.errors import InvalidValue
+from ratchetkeep.device import Device, create_device, open_device, pauses
+from ratchetkeep.errors import InvalidValue, OwnershipLost, StoreInUse
 from ratchetkeep.model import Credentials, Key, KeyPair
 from ratchetkeep.prekeys import PreKeyStock
 
@@ -237,6 +239,16 @@ class AsyncDevice:
         """How many one-time pre-keys there are; see :meth:`Device.pre_key_stock`."""
         return await _in_thread(self._core.pre_key_stock)
 
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """Have ``told`` called in the event loop that runs now; see :meth:`Device.on_lost`."""
+        loop = asyncio.get_running_loop()
+
+        def tell(error: OwnershipLost) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody listens any more
+                loop.call_soon_threadsafe(told, error)
+
+        self._core.on_lost(tell)
+
     async def close(self) -> None:
         """Give the device back; see :meth:`Device.close`."""
         await outcome_of(_in_thread(self._core.close))
@@ -320,14 +332,28 @@ async def _commit(core: Device, changes: dict[Key, Any]) -> None:
 class _Opening(Awaitable[AsyncDevice], AbstractAsyncContextManager[AsyncDevice]):
     """What :func:`open_async_device` gives: to await, or to enter."""
 
-    def __init__(self, open: Callable[[], Device]) -> None:
+    """:param open: one try; it does not wait for another owner."""
+
+    def __init__(self, open: Callable[[], Device], wait: float) -> None:
         self._open = open
+        self._wait = wait
         self._device: AsyncDevice | None = None
 
     def __await__(self) -> Generator[Any, None, AsyncDevice]:
         return self._run().__await__()
 
     async def _run(self) -> AsyncDevice:
+        # Not in the threads of readers, which all devices share.
+        for pause in pauses(self._wait):
+            try:
+                return await self._try()
+            except StoreInUse:
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("the last pause is None")
+
+    async def _try(self) -> AsyncDevice:
         opening = _in_thread(self._open)
         try:
             return AsyncDevice(await outcome_of(opening))
@@ -356,6 +382,8 @@ def open_async_device(
     create: bool = False,
     read_only: bool = False,
     *,
+    wait: float = 0.0,
+    steal: bool = False,
     initial: Credentials | None = None,
 ) -> _Opening:
     """Open the device that ``url`` names, as :func:`~ratchetkeep.open_device`: ``async with
@@ -366,7 +394,9 @@ def open_async_device(
         one; means ``create``.
     """
     if initial is None:
-        return _Opening(lambda: open_device(url, create=create, read_only=read_only))
-    if read_only:
-        raise InvalidValue("open_async_device", "initial and read_only cannot both be asked for")
-    return _Opening(lambda: create_device(url, initial))
+        how = partial(open_device, url, create=create, read_only=read_only, steal=steal)
+        return _Opening(how, wait)
+    if read_only or steal:
+        what = "initial cannot be asked for with read_only or steal"
+        raise InvalidValue("open_async_device", what)
+    return _Opening(lambda: create_device(url, initial), wait)

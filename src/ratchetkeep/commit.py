@@ -57,6 +57,9 @@ class Owner(Protocol):
     def settle(self, commit: Commit) -> None:
         """Enter a commit, which is durable now, into memory."""
 
+    def lose(self, error: OwnershipLost) -> None:
+        """The device is another process's by now: refuse everything until opened again."""
+
     def doubt(self) -> None:
         """Memory may differ from what is stored: refuse everything until opened again."""
 
@@ -133,6 +136,8 @@ class Commit:
         # A copy: several threads raise it, and each adds its traceback.
         self.error = copy.copy(error)
         self.is_over = True
+        if isinstance(error, OwnershipLost):
+            self.owner.lose(error)
 
 
 class GroupCommit:
@@ -303,7 +308,7 @@ class GroupCommit:
         if not group:
             return
         try:
-            self._joint.apply(*[commit.batch for commit in group])
+            refused = self._joint.apply(*[commit.batch for commit in group]) or {}
         except RatchetkeepError as error:
             if len(group) > 1 and not isinstance(error, _OF_ALL):
                 # One of them is refused before anything is written; the others need not be.
@@ -314,6 +319,10 @@ class GroupCommit:
                 commit.fail(error)
         else:
             for commit in group:
+                refusal = refused.get(commit.batch.device)
+                if refusal is not None:
+                    commit.fail(refusal)
+                    continue
                 commit.owner.settle(commit)
                 commit.is_over = True
 

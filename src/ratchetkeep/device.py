@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import cached_property
@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ratchetkeep import prekeys
-from ratchetkeep._locks import KeyLocks, Wait
+from ratchetkeep._block import WithBlock
+from ratchetkeep._locks import KeyLocks
 from ratchetkeep._memory import Memory
 from ratchetkeep._transaction import Records, Transaction, checked_credentials, listed
 from ratchetkeep.commit import Commit, GroupCommit
@@ -24,6 +25,7 @@ from ratchetkeep.errors import (
     ReadOnly,
     StoreClosed,
     StoreDamaged,
+    StoreInUse,
 )
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, KeyPair, check_key
 from ratchetkeep.prekeys import PreKeyStock
@@ -146,8 +148,8 @@ class Device:
         self._check_open()
         return self._block(keys, self._running())
 
-    def _block(self, keys: tuple[str, ...], outer: Transaction | None) -> _WithBlock:
-        return _WithBlock(self, keys, outer)
+    def _block(self, keys: tuple[str, ...], outer: Transaction | None) -> WithBlock:
+        return WithBlock(self, keys, outer)
 
     @property
     def in_transaction(self) -> bool:
@@ -199,6 +201,15 @@ class Device:
         """How many one-time pre-keys there are, and how many wait for upload."""
         with self._memory.order:
             return prekeys.stock(self.ids("pre-key"), self.credentials)
+
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """Have ``told`` called once, by any thread, as soon as it is found out that the device is
+        no longer this process's (a lease that another worker took, say): end its connection then.
+        At once if that was found out before; not for a device that was closed.
+
+        From then on all of the device's verbs raise that error. ``told`` must not block.
+        """
+        self._memory.when_lost(told)
 
     def close(self) -> None:
         """Give the device back. Everything is in its final place when this returns."""
@@ -302,96 +313,6 @@ class Device:
         self._group.run(self._prepare(changes))
 
 
-class Block:
-    """The block of a transaction, as far as it does not wait: what both faces have in common."""
-
-    def __init__(self, device: Device, keys: tuple[str, ...], outer: Transaction | None) -> None:
-        self._device = device
-        self._keys = keys
-        self._outer = outer
-        self._transaction = Transaction(device, outer)
-        self._has_joined = False
-
-    def _begin(self) -> Transaction:
-        """Let this context be in the transaction; its locks are taken."""
-        device = self._device
-        self._before = device._running()
-        try:
-            device._run(self._transaction)
-            return self._transaction
-        except BaseException:
-            # Ctrl-C: there will be no __exit__, and later calls would join this transaction.
-            device._abandon(self._transaction)
-            raise
-
-    def __del__(self) -> None:
-        # A block that was begun and never left: a task that was never ended, or a Ctrl-C at the
-        # very beginning of leaving.
-        if not self._transaction.gave_back:
-            self._device._abandon(self._transaction)
-
-    def _stop_waiting(self, wait: Wait) -> None:
-        """Interrupted or cancelled while it waited for its locks."""
-        if not self._device._locks.withdraw(wait):
-            self._device._locks.give_back(self._transaction, keep=False)
-
-    def _close(self, *, is_fine: bool) -> dict[Key, Any]:
-        """Take no more changes; gives those that are to be committed here and now."""
-        if not is_fine:
-            return {}
-        if self._outer is not None:
-            self._transaction._join(self._outer)
-            self._has_joined = True
-            return {}
-        if self._transaction._changes:
-            self._transaction.has_ended = True
-        return self._transaction._changes
-
-    def _end(self) -> None:
-        # A task that was started inside may keep the transaction in its context for long.
-        self._transaction._changes = {}
-        self._device._locks.give_back(self._transaction, keep=self._has_joined)
-
-
-class _WithBlock(Block, AbstractContextManager[Transaction]):
-    """The ``with`` block of a transaction."""
-
-    def __enter__(self) -> Transaction:
-        if self._keys:
-            self._lock()
-        return self._begin()
-
-    def _lock(self) -> None:
-        locks, granted = self._device._locks, threading.Event()
-
-        def wake() -> bool:
-            granted.set()
-            return True
-
-        wait = locks.ask(self._transaction, self._keys, wake)
-        if wait is None:
-            return
-        try:
-            granted.wait()
-        except BaseException:
-            self._stop_waiting(wait)
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._device._run(self._before)
-        try:
-            changes = self._close(is_fine=kind is None)
-            if changes:
-                self._device._commit(changes)
-        finally:
-            self._end()
-
-
 def open_in(
     store: Store,
     name: str,
@@ -401,14 +322,28 @@ def open_in(
     owns_store: bool = False,
     initial: Credentials | None = None,
     must_be_new: bool = False,
+    wait: float = 0.0,
+    steal: bool = False,
 ) -> Device:
     """Open a device of ``store``; see :func:`open_device`. ``initial`` are the credentials of a
     device that is made."""
-    if create and read_only:
-        raise InvalidValue("open_device", "create and read_only cannot both be asked for")
-    store.acquire(name, read_only=read_only, create=create)
+    try:
+        _check_options(create=create, read_only=read_only, steal=steal)
+        for pause in pauses(wait):
+            try:
+                _acquire(store, name, read_only=read_only, create=create, steal=steal)
+                break
+            except StoreInUse:
+                if pause is None:
+                    raise
+            time.sleep(pause)
+    except BaseException:
+        if owns_store:
+            store.close()
+        raise
     device = Device(store, name, read_only=read_only, owns_store=owns_store)
     try:
+        store.watch(name, device._memory.lose)
         if not read_only:
             store.refuse_moved(name)
         raw = store.read(name, [CREDENTIALS]).get(CREDENTIALS)
@@ -431,16 +366,49 @@ def open_in(
         raise
 
 
+def pauses(wait: float) -> Iterator[float | None]:
+    """How long to sleep after each try to open what is in use, in seconds; None after the last."""
+    end = time.monotonic() + wait
+    pause = 0.05
+    while (left := end - time.monotonic()) > 0:
+        yield min(pause, left)
+        pause = min(2 * pause, 1.0)
+    yield None
+
+
+def _check_options(*, create: bool, read_only: bool, steal: bool) -> None:
+    if create and read_only:
+        raise InvalidValue("open_device", "create and read_only cannot both be asked for")
+    if steal and read_only:
+        raise InvalidValue("open_device", "steal and read_only cannot both be asked for")
+
+
+def _acquire(store: Store, name: str, *, read_only: bool, create: bool, steal: bool) -> None:
+    if steal:
+        store.take(name, create=create)
+    else:
+        store.acquire(name, read_only=read_only, create=create)
+
+
 def open_device(
-    url: str | os.PathLike[str], create: bool = False, read_only: bool = False
+    url: str | os.PathLike[str],
+    create: bool = False,
+    read_only: bool = False,
+    *,
+    wait: float = 0.0,
+    steal: bool = False,
 ) -> Device:
-    """Open the device that ``url`` names: ``sqlite:PATH?device=NAME``, ``baileys:DIR``,
-    ``baileys6:DIR``, ``baileysex:DIR``, ``baileysex-json:DIR``, ``pyaileys:DIR``,
-    ``whatsmeow:PATH?jid=JID``, ``memory:NAME``, or a bare path, which is looked at.
+    """Open the device that ``url`` names: ``sqlite:PATH?device=NAME``,
+    ``postgresql://...?device=NAME``, ``baileys:DIR``, ``baileys6:DIR``, ``baileysex:DIR``,
+    ``baileysex-json:DIR``, ``pyaileys:DIR``, ``whatsmeow:PATH?jid=JID``, ``memory:NAME``, or a bare
+    path, which is looked at.
 
     :param create: make new credentials, committed before this returns, if the place holds no
         trace of a device.
     :param read_only: take no ownership, write nothing; possible while another process owns it.
+    :param wait: how many seconds to wait for an owner that has the device open.
+    :param steal: take the device from its owner, which can write nothing more; for people who know
+        that it is not alive. Only where owners have leases: ``postgresql:``.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read, or credentials are missing;
         never taken for absence.
@@ -450,7 +418,15 @@ def open_device(
     """
     target = urls.parse(url)
     store = urls.open_target(target)
-    return open_in(store, target.device, create=create, read_only=read_only, owns_store=True)
+    return open_in(
+        store,
+        target.device,
+        create=create,
+        read_only=read_only,
+        owns_store=True,
+        wait=wait,
+        steal=steal,
+    )
 
 
 def create_device(url: str | os.PathLike[str], credentials: Credentials) -> Device:

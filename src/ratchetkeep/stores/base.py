@@ -3,7 +3,7 @@
 A store moves bytes; what they mean is the business of its ``format``. All verbs are safe to call
 from several threads. Every store promises:
 
-* ``apply`` is all or nothing for everything it is given, and durable when it returns;
+* ``apply`` is all or nothing for each device that it is given, and durable when it returns;
 * what cannot be read raises :class:`StoreDamaged`, it is never taken for absence;
 * ``acquire`` finishes or drops what a crash left behind, by itself;
 * after a failed ``apply`` it takes no more until the device is opened again.
@@ -25,6 +25,8 @@ from ratchetkeep.errors import (
     DeviceMoved,
     InvalidValue,
     NotHeld,
+    OwnershipLost,
+    RatchetkeepError,
     StoreDamaged,
     UnsupportedVersion,
 )
@@ -119,10 +121,14 @@ class Stage(Protocol):
         """Make it durable and put it in its place, in one step."""
 
 
+# Devices whose batches were refused, with why: nothing of these was stored.
+Refused = Mapping[str, RatchetkeepError]
+
+
 class Joint(Protocol):
     """What devices share whose commits can share a sync."""
 
-    def apply(self, *batches: Prepared) -> None:
+    def apply(self, *batches: Prepared) -> Refused | None:
         """As :meth:`Store.apply`, for any of these devices."""
 
 
@@ -154,6 +160,18 @@ class Store(ABC):
         :raises StoreDamaged: if it cannot be read or recovered.
         """
 
+    def take(self, device: str, *, create: bool) -> None:
+        """As :meth:`acquire`, from whoever has the device: that owner can write nothing more.
+
+        :raises InvalidValue: if ownership here is a lock that a living process cannot lose.
+        """
+        what = "an owner here cannot be deprived of a device while its process lives"
+        raise InvalidValue(f"{self.url} (steal)", what, "End that process, then open the device")
+
+    def watch(self, device: str, lost: Callable[[OwnershipLost], None]) -> None:  # noqa: B027
+        """Have ``lost`` called, by any thread, as soon as the store finds out that this process no
+        longer owns the device. A store that finds out only when it writes need not."""
+
     @abstractmethod
     def release(self, device: str) -> None:
         """Close a device: everything is in its final place when this returns."""
@@ -179,8 +197,11 @@ class Store(ABC):
         return entries_of(self, device, self.scan(device))
 
     @abstractmethod
-    def apply(self, *batches: Prepared) -> None:
+    def apply(self, *batches: Prepared) -> Refused | None:
         """Make all batches durable in one step.
+
+        A store whose devices have owners of their own gives those that were lost: the batches of
+        all others are durable.
 
         :raises CommitFailed: if that failed; the store then takes no more until opened again.
         :raises OwnershipLost: in a process that does not own the device.
