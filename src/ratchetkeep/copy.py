@@ -8,18 +8,21 @@ one that is to be retired is marked after that.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
+from ratchetkeep._copy_all_among import Among
 from ratchetkeep._copy_plan import Converted, CopySummary, LeftBehind, NotHeldByTarget
 from ratchetkeep._copy_run import Progress, Recipe, Survey, survey, write
+from ratchetkeep._copy_source import Source
 from ratchetkeep._copy_spelling import Spelled, check_client
 from ratchetkeep._rest import Completed, Rest, completed
 from ratchetkeep._retire import mark_source, reading, refuse_owner
-from ratchetkeep.errors import InvalidValue, NoDevice, NotHeld, UnknownStore
+from ratchetkeep.errors import CommitFailed, InvalidValue, NoDevice, NotHeld, UnknownStore
 from ratchetkeep.model import CREDENTIALS
 from ratchetkeep.stores import urls
+from ratchetkeep.stores.base import Store
 
 __all__ = [
     "Converted",
@@ -74,64 +77,171 @@ def copy_device(
     :raises CommitFailed: if the target could not be written; or if the source could not be marked,
         after the target was put in its place.
     """
-    source, target = urls.parse(source_url), _parse_target(target_url)
-    if _place(source) == _place(target):
+    source, target = urls.parse(source_url), parse_target(target_url)
+    how = How(overwrite, client, keep_rest, retire, from_retired, dry_run)
+    return copy_between(source, target, how, Among(), progress=progress, confirm=confirm)
+
+
+class How(NamedTuple):
+    """What was asked of a copy; see :func:`copy_device`."""
+
+    overwrite: bool = False
+    client: str | None = None
+    keep_rest: bool = False
+    retire: bool = False
+    from_retired: bool = False
+    dry_run: bool = False
+
+
+def copy_between(
+    source: urls.Target,
+    target: urls.Target,
+    how: How,
+    among: Among,
+    *,
+    progress: Progress | None = None,
+    confirm: Callable[[CopySummary], None] | None = None,
+) -> CopySummary:
+    """Copy a device, by itself or as one of many; raises as :func:`copy_device`."""
+    if place_of(source) == place_of(target):
         raise InvalidValue(urls.shown(target), "source and target are the same device")
     report = progress or (lambda step, done, total: None)
-    owned = retire and not dry_run
-    store = urls.open_target(target)
+    store = among.open_target(target)
     try:
-        client = check_client(client, target.kind, store)
-        store.check_vacant(target.device, overwrite=overwrite)
-        rest = Rest(target, keep=keep_rest)
-        with (
-            reading(source, owned=owned, to_mark=retire, from_retired=from_retired) as opened,
-            completed(opened, source) as reader,
-        ):
-            store.foresee(opened, source.device)
-            spelled = Spelled(store, reader, source.device, client)
-            # Other processes read the store alone.
-            recipe = Recipe(source, target, client) if reader is opened else None
-            found = survey(reader, source.device, spelled, report, keep=not dry_run, recipe=recipe)
-            with found:
-                _refuse_without_credentials(found, spelled)
-                summary = _summary(
-                    found,
-                    spelled,
-                    source=reader.url,
-                    target=store.url,
-                    source_kind=source.kind,
-                    target_kind=target.kind,
-                    dry_run=dry_run,
-                    left_behind=tuple(opened.left_behind(source.device)),
-                    client=client,
-                    retired=retire,
-                    rest=rest.path(found.credentials) if keep_rest else "",
-                    completed_from=reader.path if isinstance(reader, Completed) else "",
-                )
-                if confirm:
-                    confirm(summary)
-                if dry_run:
-                    return summary
-                with ExitStack() as stages:
-                    stage = stages.enter_context(store.stage(target.device, overwrite=overwrite))
-                    stages.enter_context(rest.stage(found.credentials))
-                    rest.write(reader, source.device, spelled, found.credentials, report)
-                    write(reader, source.device, spelled, stage, found, report)
-                    if not owned:
-                        refuse_owner(opened, source.device)
-                    # In this order: a side file of an earlier copy must never stand beside a later
-                    # one, or what was used up meanwhile would come back.
-                    rest.publish()
-                    stage.publish()
-            if retire:
-                mark_source(opened, source.device, store, target)
+        client = check_client(how.client, target.kind, store)
+        with among.blaming():
+            store.check_vacant(target.device, overwrite=how.overwrite)
+        rest = Rest(target, keep=how.keep_rest, is_swept=among.is_swept)
+        with _tried(source, target, store, how._replace(client=client), among, report) as copy:
+            summary = copy.summary(rest)
+            if confirm:
+                confirm(summary)
+            if how.dry_run:
+                return summary
+            _put(copy, rest, among, report)
+            if how.retire:
+                mark_source(copy.opened, source.device, store, target)
             return summary
     finally:
         store.close()
 
 
-def _parse_target(url: str | os.PathLike[str]) -> urls.Target:
+def mark_if_same(source: urls.Target, target: urls.Target, how: How) -> bool:
+    """Finish a copy that was to retire its source, and was ended before it marked it.
+
+    :return: False if the target does not hold what a copy would put there now.
+    :raises StoreInUse: if somebody has the source open.
+    """
+    among, report = Among(), _no_report
+    store = urls.open_target(target)
+    try:
+        how = how._replace(client=check_client(how.client, target.kind, store), dry_run=False)
+        store.acquire(target.device, read_only=True, create=False)
+        with _tried(source, target, store, how, among, report) as copy:
+            if store.count(target.device) != copy.found.records.total():
+                return False
+            for chunk in copy.found.spool:
+                if store.read(target.device, chunk) != chunk:
+                    return False
+            mark_source(copy.opened, source.device, store, target)
+            return True
+    finally:
+        store.close()
+
+
+def _no_report(step: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+class _Copy(NamedTuple):
+    """A copy of which all records were tried.
+
+    :ivar opened: the source's store.
+    :ivar reader: what is read: the same, or completed from a side file.
+    """
+
+    source: urls.Target
+    target: urls.Target
+    how: How
+    opened: Store
+    reader: Source
+    store: Store
+    spelled: Spelled
+    found: Survey
+
+    def summary(self, rest: Rest) -> CopySummary:
+        """What it carries."""
+        return _summary(
+            self.found,
+            self.spelled,
+            source=self.reader.url,
+            target=self.store.url,
+            source_kind=self.source.kind,
+            target_kind=self.target.kind,
+            dry_run=self.how.dry_run,
+            left_behind=tuple(self.opened.left_behind(self.source.device)),
+            client=self.how.client,
+            retired=self.how.retire,
+            rest=rest.path(self.found.credentials) if self.how.keep_rest else "",
+            completed_from=self.reader.path if isinstance(self.reader, Completed) else "",
+        )
+
+
+@contextmanager
+def _tried(
+    source: urls.Target,
+    target: urls.Target,
+    store: Store,
+    how: How,
+    among: Among,
+    report: Progress,
+) -> Iterator[_Copy]:
+    """Read, check and try all of the source, which stays open."""
+    owned = how.retire and not how.dry_run
+    with (
+        reading(source, owned=owned, to_mark=how.retire, from_retired=how.from_retired) as opened,
+        completed(opened, source) as reader,
+    ):
+        store.foresee(opened, source.device)
+        spelled = Spelled(store, reader, source.device, how.client)
+        # Other processes read the store alone.
+        is_helped = among.is_helped and reader is opened
+        found = survey(
+            reader,
+            source.device,
+            spelled,
+            report,
+            keep=not how.dry_run,
+            recipe=Recipe(source, target, how.client) if is_helped else None,
+            has_findings=among.has_findings,
+        )
+        with found:
+            _refuse_without_credentials(found, spelled)
+            yield _Copy(source, target, how, opened, reader, store, spelled, found)
+
+
+def _put(copy: _Copy, rest: Rest, among: Among, report: Progress) -> None:
+    """Put the copy together beside its place, and then there."""
+    device, found = copy.source.device, copy.found
+    with ExitStack() as stages:
+        with among.blaming():
+            staged = copy.store.stage(copy.target.device, overwrite=copy.how.overwrite)
+            stage = among.watched(stages.enter_context(staged))
+            stages.enter_context(rest.stage(found.credentials))
+        with among.blaming(CommitFailed):
+            rest.write(copy.reader, device, copy.spelled, found.credentials, report)
+        write(copy.reader, device, copy.spelled, stage, found, report)
+        if not copy.how.retire:
+            refuse_owner(copy.opened, device)
+        # In this order: a side file of an earlier copy must never stand beside a later one, or what
+        # was used up meanwhile would come back.
+        with among.blaming():
+            rest.publish()
+        stage.publish()
+
+
+def parse_target(url: str | os.PathLike[str]) -> urls.Target:
+    """The place that a copy goes to, which is to say its kind."""
     try:
         return urls.parse(url)
     except NoDevice as error:
@@ -139,9 +249,12 @@ def _parse_target(url: str | os.PathLike[str]) -> urls.Target:
         raise UnknownStore(error.place, what, urls.HELP) from None
 
 
-def _place(target: urls.Target) -> tuple[str, ...]:
+def place_of(target: urls.Target) -> tuple[str, ...]:
+    """What two targets have in common that are one place."""
     if target.kind == "memory":
         return ("memory", target.path or str(id(target)), target.device)
+    if target.kind == "postgresql":
+        return (target.path, target.device)
     if target.kind == "whatsmeow":  # which keeps a device under its JID, whatever it is called by
         return (target.path if "://" in target.path else os.path.realpath(target.path),)
     return (os.path.realpath(target.path), target.device)

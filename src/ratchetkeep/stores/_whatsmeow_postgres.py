@@ -2,9 +2,6 @@
 
 A device that is written is owned by an advisory lock of the session that writes it: the server
 drops the lock with the session, so a session that was lost can write nothing more.
-
-What libpq says of a connection that failed may hold pieces of a mistyped URL, its password among
-them: such texts are never shown.
 """
 
 from __future__ import annotations
@@ -12,48 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
-from ratchetkeep.errors import StoreDamaged, StoreInUse, StoreUnreadable, UnknownStore
+from ratchetkeep.errors import StoreInUse
 
+from ._postgres_driver import connect, driver, mapped
 from ._whatsmeow_schema import statements
 from ._whatsmeow_sql import Database, Row, Wrap
 
-if TYPE_CHECKING:
-    import psycopg as driver
-
-try:
-    import psycopg as driver
-except ImportError:
-    driver = None  # type: ignore[assignment]
-
-INSTALL = "Install it: pip install 'ratchetkeep[postgres]'"
-
-# How long to wait for a server that does not answer, where the URL does not say.
-CONNECT_SECONDS = 10
-
-# Where the server's own words are about the server, never about a row.
-_TELLING = ("08", "25", "28", "3D", "40", "42", "53", "55", "57", "58")
-_DAMAGED = ("XX001", "XX002")
-_NO_SCHEMA = ("42P01", "42703", "42804", "42883")  # no such table or column, or of another type
-
-# libpq's words, and ours.
-_REFUSALS = (
-    ("authentication failed", "the server refuses the user or the password"),
-    ("no password supplied", "the server asks for a password"),
-    ("does not exist", "the server has no such database or user"),
-    ("pg_hba.conf", "the server takes no such connection (see its pg_hba.conf)"),
-    ("could not translate host name", "there is no host of that name"),
-    ("timeout", "no server answers in time"),
-    ("Connection refused", "no server answers there"),
-    ("No such file", "no server answers there"),
-    ("SSL", "the server and we do not agree on TLS (see sslmode)"),
-    ("starting up", "the server is starting up"),
-    ("too many clients", "the server has too many connections"),
-)
 _PLAIN = frozenset({"text", "bytea", "bigint", "integer", "smallint", "boolean"})
 
 
@@ -70,7 +35,7 @@ class PostgresDatabase(Database):
         self.url = url
         self.columns = {}
         self._pid = os.getpid()
-        self._connection = _connect(conninfo, url)
+        self._connection = connect(conninfo, url)
         try:
             with self.mapped():
                 if read_only:
@@ -113,7 +78,7 @@ class PostgresDatabase(Database):
                 self._connection.close()
 
     def mapped(self, wrap: Wrap | None = None) -> AbstractContextManager[None]:
-        return _mapped(self.url, wrap)
+        return mapped(self.url, wrap, schema="whatsmeow's")
 
     def shown(self, column: str, type: str) -> str:
         return column if type in _PLAIN else f"{column}::text"
@@ -189,46 +154,3 @@ def _number(name: str) -> int:
     """The number of a name's advisory lock: 64 bits with a sign."""
     digest = hashlib.blake2b(b"ratchetkeep\0" + name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
-
-
-def _connect(conninfo: str, url: str) -> driver.Connection[Row]:
-    if driver is None:
-        raise UnknownStore(url, "needs psycopg, which is not installed", INSTALL)
-    try:
-        given = driver.conninfo.conninfo_to_dict(conninfo)
-        ours: dict[str, Any] = {
-            "connect_timeout": given.get("connect_timeout", CONNECT_SECONDS),
-            "application_name": given.get("application_name", _who()),
-            "client_encoding": "utf8",
-        }
-        return driver.connect(conninfo, autocommit=True, **ours)
-    except driver.ProgrammingError:
-        raise UnknownStore(url, "is no URL of a PostgreSQL database", "Check it") from None
-    except (driver.Error, ValueError) as error:
-        told = (ours for theirs, ours in _REFUSALS if theirs in str(error))
-        raise StoreUnreadable(url, next(told, "cannot be connected to")) from None
-
-
-def _who() -> str:
-    # The server keeps 63 bytes.
-    return f"ratchetkeep (process {os.getpid()} on {socket.gethostname():.24})"
-
-
-@contextmanager
-def _mapped(url: str, wrap: Wrap | None) -> Iterator[None]:
-    try:
-        yield
-    except driver.Error as error:
-        state = error.sqlstate or ""
-        if state in _DAMAGED:
-            raise StoreDamaged(url, f"PostgreSQL finds it damaged ({state})") from None
-        if state in _NO_SCHEMA:
-            what = f"is not whatsmeow's schema: {error.diag.message_primary}"
-            raise StoreDamaged(url, what) from None
-        words = error.diag.message_primary if state.startswith(_TELLING) else ""
-        what = f"PostgreSQL cannot do it: {type(error).__name__}{f': {words}' if words else ''}"
-        if error.diag.constraint_name:
-            what += f" ({error.diag.table_name}: {error.diag.constraint_name})"
-        raise (wrap or (lambda what: StoreUnreadable(url, what)))(what) from None
-    except UnicodeError:
-        raise StoreDamaged(url, "holds text that is not UTF-8") from None

@@ -196,6 +196,19 @@ class SqliteStore(Store):
             rows = connection.execute(count, (number,)).fetchone()
         return "" if number is None else f"an entry and {rows[0] if rows else 0} records"
 
+    def check_vacant(self, device: str, *, overwrite: bool) -> None:
+        # By its name, and not among all of them: a copy of thousands asks for each.
+        if overwrite or not sql.require_ours(self.path, self.url):
+            return
+        connection = sql.connect_read_only(self.path, self.url)
+        try:
+            with sql.mapped(self.url):
+                is_there = device_id(connection, device) is not None
+        finally:
+            sql.disconnect(connection)
+        if is_there:
+            raise DeviceExists(self.url, f"holds a device {device!r} already")
+
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         return _SqliteStage(self, device, overwrite)
 

@@ -20,16 +20,18 @@ KINDS = (
     "baileysex-json",
     "pyaileys",
     "whatsmeow",
+    "postgresql",
     "memory",
 )
 HELP = (
     "Name the kind of store: sqlite:PATH (one file, the default; also a bare PATH.db), "
+    "postgresql://HOST/DATABASE, "
     "baileys:DIR, baileys6:DIR, baileysex:DIR, baileysex-json:DIR, pyaileys:DIR, "
     "whatsmeow:PATH (or whatsmeow:postgresql://...) or memory:NAME"
 )
 POSTGRES = ("postgresql://", "postgres://")
 # What names a device behind the path, in stores that hold many.
-_QUERIES = {"sqlite": "device", "whatsmeow": "jid"}
+_QUERIES = {"sqlite": "device", "postgresql": "device", "whatsmeow": "jid"}
 _SAFE = {"jid": "@:"}
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
@@ -58,15 +60,16 @@ def parse(url: str | os.PathLike[str]) -> Target:
     kind, mark, rest = text.partition(":")
     if not mark or "/" in kind or os.sep in kind:
         return Target(_detect(text), text)
+    if text.startswith(POSTGRES):
+        return Target("postgresql", *_database(text, text, "device"))
     if kind not in KINDS:
         if os.path.lexists(text):
             return Target(_detect(text), text)
-        if text.startswith(POSTGRES):
-            remedy = "For whatsmeow's tables in PostgreSQL put whatsmeow: before it"
-            raise UnknownStore(_shown(text), "does not say whose tables it is about", remedy)
         raise UnknownStore(_shown(text), f"{kind!r} is no kind of store we know", HELP)
     if kind == "whatsmeow" and rest.startswith(POSTGRES):
-        return Target(kind, *_database(text, rest))
+        return Target(kind, *_database(text, rest, "jid"))
+    if kind == "postgresql":
+        raise UnknownStore(_shown(text), "names no server", "Write postgresql://HOST/DATABASE")
     name = _QUERIES.get(kind)
     path, device = _query(text, rest, name) if name else (rest, DEFAULT_DEVICE)
     path = path[2:] if path.startswith("//") else path
@@ -81,7 +84,8 @@ def parse(url: str | os.PathLike[str]) -> Target:
 
 def shown(target: Target) -> str:
     """The URL of a target, for errors; without a password."""
-    return f"{target.kind}:{_without_password(target.path)}{query_of(target)}"
+    kind = "" if target.kind == "postgresql" else f"{target.kind}:"
+    return f"{kind}{_without_password(target.path)}{query_of(target)}"
 
 
 def query_of(target: Target) -> str:
@@ -104,6 +108,10 @@ def open_target(target: Target) -> Store:
         from .whatsmeow import WhatsmeowStore
 
         return WhatsmeowStore(target.path, f"whatsmeow:{_without_password(target.path)}")
+    if target.kind == "postgresql":
+        from .postgres import PostgresStore
+
+        return PostgresStore(target.path, _without_password(target.path))
     if target.kind == "memory":
         from .memory import MemoryStore
 
@@ -153,7 +161,7 @@ def _without_password(path: str) -> str:
     user = login.partition(":")[0]
     # A password that is not spelled as URLs need it may hold the marks that end one: then nothing
     # tells what is part of it.
-    others = [part for part in query.split("&") if not part.startswith("jid=")]
+    others = [part for part in query.split("&") if not part.startswith(("jid=", "device="))]
     if any("@" in part for part in others) or not _PLACE.fullmatch(place):
         return f"{scheme}://***"
     named = f"{user}:***@" if login.count(":") else f"{user}@" if user else ""
@@ -165,16 +173,18 @@ _HOST = r"(?:[\w.%-]*|\[[\da-fA-F:.]+\])(?::\d{1,5})?"
 _PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[^/:@]*)?")
 
 
-def _database(url: str, rest: str) -> tuple[str, str]:
-    """libpq's URL without the ``jid``, and the device. All else in it is libpq's business."""
+def _database(url: str, rest: str, name: str) -> tuple[str, str]:
+    """libpq's URL without what names the device, and the device. All else in it is the store's
+    business."""
     base, mark, query = rest.partition("?")
     parts = query.split("&") if mark else []
-    jids = [unquote(part[4:]) for part in parts if part.startswith("jid=")]
-    others = "&".join(part for part in parts if not part.startswith("jid="))
-    if len(jids) > 1:
-        raise UnknownStore(_shown(url), "names more than one device (jid)", HELP)
+    start = f"{name}="
+    names = [unquote(part[len(start) :]) for part in parts if part.startswith(start)]
+    others = "&".join(part for part in parts if not part.startswith(start))
+    if len(names) > 1:
+        raise UnknownStore(_shown(url), f"names more than one device ({name})", HELP)
     try:
-        device = check_name(jids[0], "") if jids else DEFAULT_DEVICE
+        device = check_name(names[0], "") if names else DEFAULT_DEVICE
     except InvalidValue as error:
         raise UnknownStore(_shown(url), error.what, HELP) from None
     return base + ("?" + others if others else ""), device

@@ -78,7 +78,7 @@ class OwnershipTests(Hooks):
         died = self.elsewhere(url, _DIE)
         assert died.returncode == 9, died.stderr
         for read_only in (True, False, True):
-            with self.open(url, read_only=read_only) as device:
+            with self.open_orphan(url, read_only=read_only) as device:
                 assert contents(device)["lid-mapping"] == {str(n): "kept" for n in range(50)}
                 assert device.credentials.registration_id == int(died.stdout)
 

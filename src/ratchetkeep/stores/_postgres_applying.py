@@ -1,0 +1,119 @@
+"""Commits on their way into PostgreSQL, until it is known of each whether it is stored."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeAlias
+from uuid import UUID
+
+from ratchetkeep.errors import CommitFailed, RatchetkeepError
+from ratchetkeep.model import Key
+
+from . import _postgres_leases as leases
+from . import _postgres_rows as rows
+from ._postgres_driver import driver, mapped
+from ._postgres_leases import Held
+from ._postgres_link import SCHEMA, is_lost, is_rolled_back
+
+if TYPE_CHECKING:
+    from ._postgres_hub import Hub
+
+__all__ = ["AGAIN", "TAKEN", "Applying", "Work"]
+
+AGAIN = "Close the device and open it again: opening shows what is stored"
+TAKEN = "was taken over by another owner"
+
+# The commits of a group, of each device all together.
+Work: TypeAlias = dict[UUID, tuple[Held, dict[Key, bytes | None]]]
+
+
+class Applying:
+    """A group of commits.
+
+    :param work: the commits; those whose outcome is known are removed.
+    :param refused: where those go of which nothing is stored.
+    """
+
+    def __init__(self, hub: Hub, work: Work, refused: dict[str, RatchetkeepError]) -> None:
+        self._hub = hub
+        self._work = work
+        self._refused = refused
+        # Whether an answer is missing: the commits are stored, or not, or will be.
+        self._is_unknown = False
+        self._was_sent = False
+
+    def run(self) -> None:
+        """Carry them out, again and again while the connection is lost and the lease runs.
+
+        :raises CommitFailed: if the database refuses them; nothing of them is stored then.
+        """
+        for _ in self._hub.tries(math.inf):
+            self._drop_lost()
+            self._was_sent = False
+            try:
+                if self._is_unknown:
+                    self._settle()
+                if self._work:
+                    self._write()
+                return
+            except driver.Error as error:
+                if not (is_lost(error) or is_rolled_back(error)):
+                    with mapped(self._hub.url, self._failed, schema=SCHEMA):
+                        raise
+                self._is_unknown |= self._was_sent and is_lost(error)
+            self._hub.note_retry()
+
+    def _failed(self, what: str) -> RatchetkeepError:
+        return CommitFailed(self._hub.url, what, AGAIN)
+
+    def _drop_lost(self) -> None:
+        for id, (held, _) in list(self._work.items()):
+            if self._hub.held.get(id) is held:
+                continue
+            del self._work[id]
+            if self._is_unknown:
+                what = "the connection was lost during a commit, and the lease ran out before the "
+                what += "database could say whether it is stored"
+                self._refused[held.name] = self._failed(what)
+            else:
+                self._refused[held.name] = self._hub.lost(held.name, TAKEN)
+
+    def _write(self) -> None:
+        writes = [rows.Write(id, held.epoch, each) for id, (held, each) in self._work.items()]
+        with self._hub.link.connection() as connection:
+            self._was_sent = True
+            landed = rows.write(connection, writes)
+        for id, (held, _) in list(self._work.items()):
+            del self._work[id]
+            if id in landed:
+                held.commits += 1
+            else:
+                self._refused[held.name] = self._hub.lose(held, TAKEN)
+
+    def _settle(self) -> None:
+        """Find out which are stored; no earlier try can store anything from now on."""
+        with self._hub.link.connection() as connection:
+            ours = leases.settle(connection, self._hub.owner, list(self._work))
+            ends = {
+                id: leases.commits_of_epoch(connection, id, held.epoch)
+                for id, (held, _) in self._work.items()
+                if id not in ours
+            }
+        self._is_unknown = False
+        for id, (held, _) in list(self._work.items()):
+            before = held.commits
+            if id in ours:
+                held.epoch, held.commits = ours[id]
+                if held.commits > before:
+                    del self._work[id]
+                continue
+            del self._work[id]
+            error = self._hub.lose(held, TAKEN)
+            end = ends[id]
+            if end is None:
+                what = (
+                    "the connection was lost during a commit, and the device is not there any more"
+                )
+                self._refused[held.name] = self._failed(what)
+            elif end == before:
+                self._refused[held.name] = error

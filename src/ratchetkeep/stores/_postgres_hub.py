@@ -1,0 +1,325 @@
+"""What a process has open in one PostgreSQL database: its lease, its devices and their commits.
+
+One *owner* stands for the process, and has its devices for as long as its lease runs, by the
+database's clock. Whoever takes a device over raises its epoch, and a commit that names an earlier
+epoch changes nothing. So the lease decides who should have a device, and the epoch who can write.
+
+A commit whose connection was lost may be stored or not. It is settled before its caller is told:
+the epoch of each device is raised, which waits for a transaction that is still under way and keeps
+out one that comes later; then the device's count of commits says whether this one is in it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from ratchetkeep import _metrics
+from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
+
+from . import _postgres_leases as leases
+from . import _postgres_rows as rows
+from . import _postgres_schema as schema
+from ._postgres_applying import AGAIN, TAKEN, Applying, Work
+from ._postgres_driver import Connection, driver, mapped
+from ._postgres_keeper import Keeper
+from ._postgres_leases import Held
+from ._postgres_link import SCHEMA, Link, is_lost, is_rolled_back, open_one
+from .base import Prepared, Refused
+
+__all__ = ["KIND", "Hub"]
+
+T = TypeVar("T")
+
+KIND = "postgresql"
+
+
+class Hub:
+    """All that this process has open in one database. Thread-safe.
+
+    :param lease: how long the process keeps its devices without a sign of life, in seconds.
+    """
+
+    _open: dict[str, Hub] = {}
+    _guard = threading.RLock()
+
+    def __init__(self, conninfo: str, url: str, lease: float, connections: int) -> None:
+        self.url = url
+        self.lease = lease
+        self.owner = uuid4()
+        self.held: dict[UUID, Held] = {}
+        # Those that a thread is about to take.
+        self._taking: set[UUID] = set()
+        # Of what the process offers to take, if it is one of a fleet; see the fleet's claims.
+        self.capacity: int | None = None
+        self._conninfo = conninfo
+        self._is_prepared = False
+        self._pid = os.getpid()
+        self._users = 0
+        self._lock = threading.RLock()
+        self._applying = threading.Lock()
+        self.link = Link(conninfo, url, connections, patience=max(2.0, lease / 2))
+        self._keeper = Keeper(self)
+        self._recorder = _metrics.recorder()
+        self._end_watching = (
+            self._recorder.watch_leases(KIND, self.held.__len__) if self._recorder else None
+        )
+
+    # -- one for all stores of a process
+
+    @classmethod
+    def attach(cls, conninfo: str, url: str, lease: float, connections: int) -> Hub:
+        """The process's hub of a database, which the first user opens."""
+        with cls._guard:
+            hub = cls._open.get(conninfo)
+            if hub is None:
+                hub = cls._open[conninfo] = cls(conninfo, url, lease, connections)
+            hub._users += 1
+            return hub
+
+    def detach(self) -> None:
+        """The last user closes it."""
+        with self._guard:
+            self._users -= 1
+            if self._users:
+                return
+            Hub._open = {key: hub for key, hub in Hub._open.items() if hub is not self}
+        self._close()
+
+    def _close(self) -> None:
+        if self.is_forked:
+            return
+        self._keeper.stop()
+        with suppress(driver.Error), self.link.connection() as connection:
+            leases.forget_owner(connection, self.owner)
+        if self._end_watching:
+            self._end_watching()
+        self.link.close()
+
+    @classmethod
+    def close_all(cls) -> None:
+        """At the end of the program: give back what nobody closed, so that it need not be waited
+        for."""
+        for hub in list(cls._open.values()):
+            for held in list(hub.held.values()):
+                hub.give_back(held.name)
+            hub._close()
+        cls._open = {}
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: the connections and devices are its parent's."""
+        cls._parents = list(cls._open.values())  # kept: the collector would close them
+        cls._open = {}
+        cls._guard = threading.RLock()
+
+    _parents: list[Hub] = []
+
+    def prepare(self, *, make: bool, upgrade: bool) -> bool:
+        """See that the tables are there, and are of our version; False if there are none.
+
+        :raises StoreUnreadable: if the server cannot be reached, or refuses us.
+        """
+        if not self._is_prepared:
+            # Not from the pool, which does not say why it has none.
+            connection = open_one(self._conninfo, self.url)
+            try:
+                with mapped(self.url, schema=SCHEMA):
+                    self._is_prepared = schema.prepare(
+                        connection, self.url, make=make, upgrade=upgrade
+                    )
+            finally:
+                connection.close()
+        return self._is_prepared
+
+    @property
+    def is_forked(self) -> bool:
+        """True in a process that was forked after the database was opened."""
+        return os.getpid() != self._pid
+
+    # -- what may take several tries
+
+    def retried(self, call: Callable[[Connection], T], *, patience: float | None = None) -> T:
+        """Carry out what may be done twice, again if the connection was lost; until the lease has
+        run out. The driver's errors come as they are."""
+        for is_last in self.tries(self.lease if patience is None else patience):
+            try:
+                with self.link.connection() as connection:
+                    return call(connection)
+            except driver.Error as error:
+                if is_last or not (is_lost(error) or is_rolled_back(error)):
+                    raise
+                if is_lost(error):
+                    self.link.renew()
+        raise AssertionError("the last try returns or raises")
+
+    def tries(self, patience: float) -> Iterator[bool]:
+        """Tries that are further and further apart; True is the last one."""
+        end = time.monotonic() + patience
+        pause = 0.02
+        while (left := end - time.monotonic()) > 0:
+            yield False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 1.0)
+        yield True
+
+    # -- devices
+
+    def take(self, name: str, *, create: bool, steal: bool) -> Held:
+        """Have a device from now on.
+
+        :raises NoDevice: if there is none, unless ``create``.
+        :raises StoreInUse: if it has a living owner, unless ``steal``; or if it is open here.
+        """
+        id = rows.id_of(name)
+        with self._lock:
+            if id in self.held or id in self._taking:
+                raise StoreInUse(self.url, f"device {name!r} is open already in this process")
+            self._taking.add(id)
+        try:
+            return self.enter(self._taken(name, create=create, steal=steal))
+        finally:
+            self._taking.discard(id)
+
+    def _taken(self, name: str, *, create: bool, steal: bool) -> Held:
+        with mapped(self.url, schema=SCHEMA):
+            self._keeper.start()
+            return self.retried(
+                lambda connection: leases.take(
+                    connection, self.url, self.owner, name, create=create, steal=steal
+                )
+            )
+
+    def enter(self, held: Held) -> Held:
+        """Note a device that the database says is ours."""
+        with self._lock:
+            self.held[held.id] = held
+        return held
+
+    def give_back(self, name: str) -> None:
+        """Let others have a device. If the database cannot be told, the lease tells it in time."""
+        with self._lock:
+            held = self.held.pop(rows.id_of(name), None)
+        if held is None or self.is_forked:
+            return
+        with suppress(driver.Error):
+            self.retried(
+                lambda connection: leases.give_back(connection, held.id, self.owner), patience=1.0
+            )
+
+    def watch(self, name: str, lost: Callable[[OwnershipLost], None]) -> None:
+        """Have ``lost`` called when the device is found lost; at once if it is."""
+        with self._lock:
+            held = self.held.get(rows.id_of(name))
+            if held is not None:
+                held.lost = lost
+                return
+        lost(self.lost(name, TAKEN))
+
+    def forget_device(self, name: str) -> None:
+        """A device was removed."""
+        with self._lock:
+            self.held.pop(rows.id_of(name), None)
+
+    def the(self, name: str) -> Held:
+        """A device that this process has.
+
+        :raises OwnershipLost: if it has it no more.
+        """
+        held = self.held.get(rows.id_of(name))
+        if held is None or self.is_forked:
+            raise self.lost(name, TAKEN)
+        return held
+
+    def note_retry(self) -> None:
+        """A commit is tried again."""
+        if self._recorder:
+            self._recorder.retried(KIND)
+        self.link.renew()
+
+    def lose(self, held: Held, why: str) -> OwnershipLost:
+        """A device is another owner's by now: whoever uses it is told."""
+        error = self.lost(held.name, why)
+        with self._lock:
+            if self.held.get(held.id) is not held:
+                return error  # told before, or given back
+            del self.held[held.id]
+        if self._recorder:
+            self._recorder.leases_lost(KIND, 1)
+        if held.lost is not None:
+            held.lost(error)
+        return error
+
+    def lost(self, name: str, why: str) -> OwnershipLost:
+        if self.is_forked:
+            return OwnershipLost(self.url, "was opened by another process, which forked this one")
+        return OwnershipLost(f"{self.url} (device {name!r})", why)
+
+    def keep(self, connection: Connection) -> None:
+        """Renew the lease, and find out what was lost."""
+        before = dict(self.held)
+        count = leases.renew(connection, self.owner, self.lease, len(before), self.capacity)
+        if count < len(before):
+            still = leases.owned(connection, self.owner)
+            for id, held in before.items():
+                if id not in still:
+                    self.lose(held, TAKEN)
+
+    def expire(self) -> None:
+        """The lease has run out, and the database cannot be asked who has the devices now."""
+        for held in list(self.held.values()):
+            self.lose(held, f"its lease of {self.lease:g} s ran out: the database did not answer")
+
+    # -- reading
+
+    def reading(self, name: str, call: Callable[[Connection, Held], T | None]) -> T:
+        """Read of a device that this process has; ``call`` gives None if it is another owner's.
+
+        :raises OwnershipLost: then.
+        """
+        held = self.the(name)
+        with mapped(self.url, schema=SCHEMA):
+            found = self.retried(lambda connection: call(connection, held))
+        if found is None:
+            raise self.lose(held, TAKEN)
+        return found
+
+    # -- commits
+
+    def apply(self, *batches: Prepared) -> Refused:
+        """Make batches durable in one transaction; see :meth:`Store.apply`."""
+        refused: dict[str, RatchetkeepError] = {}
+        work: Work = {}
+        with self._applying:
+            for batch in batches:
+                held = self._writable(batch.device, refused)
+                if held is not None:
+                    work.setdefault(held.id, (held, {}))[1].update(batch.changes)
+            try:
+                Applying(self, work, refused).run()
+            except BaseException as error:
+                for held, _ in work.values():
+                    held.failed = type(error).__name__
+                raise
+        return refused
+
+    def _writable(self, name: str, refused: dict[str, RatchetkeepError]) -> Held | None:
+        held = None if self.is_forked else self.held.get(rows.id_of(name))
+        if held is None:
+            refused[name] = self.lost(name, TAKEN)
+        elif held.failed:
+            what = f"an earlier commit failed ({held.failed})"
+            refused[name] = CommitFailed(self.url, what, AGAIN)
+        else:
+            return held
+        return None
+
+
+os.register_at_fork(after_in_child=Hub.forget)
+atexit.register(Hub.close_all)

@@ -1,0 +1,77 @@
+"""Keeping a lease: it is renewed in the background, and its end is noticed whatever hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ._postgres_driver import driver
+
+if TYPE_CHECKING:
+    from ._postgres_hub import Hub
+
+__all__ = ["Keeper"]
+
+# A lease is renewed after this part of it, and tried again after the smaller one.
+RENEWAL = 1 / 3
+RETRY = 1 / 30
+THREADS = ("ratchetkeep-lease", "ratchetkeep-watch")
+
+
+class Keeper:
+    """The lease of a hub. One thread renews it; another one, which never waits for the database,
+    ends what hangs and says when the lease has run out."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        # When the last renewal that came back was sent, by this process's clock.
+        self._renewed = 0.0
+
+    def start(self) -> None:
+        """Have a lease from now on; the first time that something is to be owned.
+
+        The driver's errors come as they are.
+        """
+        with self._lock:
+            if self._threads:
+                return
+            self._hub.retried(self._hub.keep)
+            self._renewed = time.monotonic()
+            jobs = (self._renew_always, self._watch)
+            for job, name in zip(jobs, THREADS, strict=True):
+                thread = threading.Thread(target=job, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._ended.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(self._hub.lease)
+
+    def _renew_always(self) -> None:
+        pause = self._hub.lease * RENEWAL
+        while not self._ended.wait(pause):
+            began = time.monotonic()
+            try:
+                with self._hub.link.connection() as connection:
+                    self._hub.keep(connection)
+            except driver.Error:
+                # Also what is wrong with the tables: whoever reads or commits is told.
+                self._hub.link.renew()
+                pause = self._hub.lease * RETRY
+            else:
+                self._renewed = began
+                pause = self._hub.lease * RENEWAL
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._hub.lease * RETRY):
+            self._hub.link.cut_hanging()
+            now = time.monotonic()
+            if now > self._renewed + self._hub.lease and self._hub.held:
+                self._hub.expire()

@@ -1,0 +1,157 @@
+"""A process's connections to one PostgreSQL database: a pool, and an end to those that hang."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from ratchetkeep.errors import UnknownStore
+
+from ._postgres_driver import INSTALL, Connection, connect, driver, mapped, options
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+__all__ = ["SCHEMA", "Link", "is_lost", "is_rolled_back", "open_one"]
+
+SCHEMA = "ratchetkeep's"
+# A dead server or network is found out in seconds, not when the system would give up by itself.
+_KEEPALIVE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+# A server that is set to answer before the disk does must not, for us. A row that another
+# transaction has locked is not waited for without end.
+_SETTINGS = (
+    "SELECT set_config('lock_timeout', %s, false), set_config('synchronous_commit', "
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
+    "ELSE current_setting('synchronous_commit') END, false)"
+)
+LOCK_TIMEOUT = "5s"
+
+# SQL states of a server that is gone or goes, and of one that may not write (any more).
+_GONE = ("08", "57P")
+_READ_ONLY = "25006"
+# A transaction that another one stood in the way of.
+_IN_THE_WAY = ("40001", "40P01", "55P03")
+
+
+def is_lost(error: driver.Error) -> bool:
+    """True if the connection was lost, so that nobody knows what became of the statement; or the
+    server is one that was replaced by another."""
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, driver.OperationalError | driver.InterfaceError)
+    return state.startswith(_GONE) or state == _READ_ONLY
+
+
+def is_rolled_back(error: driver.Error) -> bool:
+    """True if the server dropped the transaction because another one stood in its way."""
+    return error.sqlstate in _IN_THE_WAY
+
+
+def _configure(connection: Connection) -> None:
+    connection.execute(_SETTINGS, (LOCK_TIMEOUT,))
+
+
+def open_one(conninfo: str, url: str) -> Connection:
+    """A connection of its own, for what takes long.
+
+    :raises StoreUnreadable: if the server cannot be reached, or refuses us.
+    """
+    connection = connect(conninfo, url)
+    try:
+        with mapped(url, schema=SCHEMA):
+            _configure(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Link:
+    """Connections to one database, for many threads.
+
+    :param conninfo: libpq's URL, with the password.
+    :param url: the same for errors, without it.
+    :param most: how many connections there may be.
+    :param patience: seconds that a connection or an answer may take.
+    """
+
+    def __init__(self, conninfo: str, url: str, most: int, patience: float) -> None:
+        self.url = url
+        self._pid = os.getpid()
+        self._patience = patience
+        # What is under way: the connection, and since when.
+        self._busy: dict[int, tuple[Connection, float]] = {}
+        self._numbers = iter(range(2**63))
+        self._pool = self._make_pool(conninfo, url, most)
+
+    def _make_pool(self, conninfo: str, url: str, most: int) -> ConnectionPool[Connection]:
+        ours = options(conninfo, url)
+        try:
+            import psycopg_pool
+        except ImportError:
+            raise UnknownStore(url, "needs psycopg_pool, which is not installed", INSTALL) from None
+        # libpq takes no less than 2 seconds.
+        ours["connect_timeout"] = max(2, min(int(ours["connect_timeout"]), int(self._patience)))
+        return psycopg_pool.ConnectionPool(
+            conninfo,
+            kwargs={**_KEEPALIVE, **ours},
+            configure=_configure,
+            min_size=1,
+            max_size=most,
+            # Whoever needs a connection asks again and again: the pool's own waiting, which grows,
+            # would last longer than a lease.
+            reconnect_timeout=1.0,
+            open=True,
+            name=f"ratchetkeep {os.getpid()}",
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection; what the driver raises comes as it is.
+
+        :raises psycopg.OperationalError: if there is none to be had in time.
+        """
+        with self._pool.connection(timeout=self._patience) as connection:
+            number = next(self._numbers)
+            self._busy[number] = (connection, time.monotonic())
+            try:
+                yield connection
+            finally:
+                self._busy.pop(number, None)
+
+    def renew(self) -> None:
+        """Replace connections that were lost: after one, the others most likely were too."""
+        with suppress(driver.Error):
+            self._pool.check()
+
+    def cut_hanging(self) -> None:
+        """End connections that have not answered for too long: their callers get an error."""
+        limit = time.monotonic() - self._patience
+        for connection, since in list(self._busy.values()):
+            if since < limit:
+                _cut(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        # A forked child has its parent's: to close them would end the parent's sessions.
+        if os.getpid() == self._pid:
+            self._pool.close()
+
+
+def _cut(connection: Any) -> None:
+    """End a connection under the thread that waits for it."""
+    # A duplicate: the socket stays the connection's to close.
+    with (
+        suppress(OSError, driver.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as end,
+    ):
+        end.shutdown(socket.SHUT_RDWR)
