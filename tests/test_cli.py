@@ -7,6 +7,7 @@ import datetime
 import inspect as python_inspect
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -307,11 +308,22 @@ def test_devices_lists_urls_that_work(tmp_path: Path, alice: Path) -> None:
     run("new", place)
     run("copy", alice, f"{place}?device=two words %26")
     rows = run("devices", place).stdout.splitlines()
-    assert rows[0].split() == ["default", place]
-    assert rows[1].startswith("two words &  ")
-    url = rows[1].rpartition("  ")[2]
+    assert rows[0].split(maxsplit=2) == ["default", place, "1 record"]
+    name, url, records = re.split(" {2,}", rows[1])
+    assert (name, records) == ("two words &", "178 records")
     assert run("inspect", url, "--json").json["device"] == "two words &"
     assert run("devices", alice).stdout.split() == ["default", f"baileys:{alice}"]
+
+
+def test_devices_tells_who_has_them_open(tmp_path: Path, alice: Path) -> None:
+    """An operator could not see which process to stop."""
+    many = f"sqlite:{tmp_path}/many.db"
+    for place in (many, f"baileys:{alice}"):
+        with open_device(place, create=place == many):
+            (found,) = run("devices", place, "--json").json["devices"]
+            assert f"process {os.getpid()} " in found["owner"]
+            assert found["owner"] in run("devices", place).stdout
+        assert run("devices", place, "--json").json["devices"][0]["owner"] == ""
 
 
 # -- how they fail

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ratchetkeep.cli import _output as out
-from ratchetkeep.cli._output import clean, number, pairs, say
+from ratchetkeep.cli._output import age, clean, number, pairs, say, stamp
 
 if TYPE_CHECKING:
     from ratchetkeep.copy import CopySummary, NotHeldByTarget
     from ratchetkeep.inspect import DeviceSummary, PreKeyStock
     from ratchetkeep.repair import Repair
-    from ratchetkeep.stores.base import Finding
+    from ratchetkeep.stores.base import Finding, Listed
 
 SEVERITIES = ("error", "warning", "info")
 ADVICE = (
@@ -58,7 +58,7 @@ def inspect_json(summary: DeviceSummary) -> dict[str, Any]:
     value = dataclasses.asdict(summary)
     for name in ("changed", "synced", "moved_at"):
         moment = value[name]
-        value[name] = None if moment is None else out.stamp(moment)
+        value[name] = None if moment is None else stamp(moment)
     return {**value, "records": summary.records, "size": summary.size}
 
 
@@ -76,8 +76,8 @@ def show_device(summary: DeviceSummary) -> None:
         ("registration id", str(summary.registration_id)),
         ("signed pre-key", f"id {summary.signed_pre_key_id}"),
         ("pre-keys", _stock(summary.pre_keys)),
-        ("last sync", out.age(summary.synced) if summary.synced else "not known"),
-        ("last change", out.age(summary.changed) if summary.changed else "not known"),
+        ("last sync", age(summary.synced) if summary.synced else "not known"),
+        ("last change", age(summary.changed) if summary.changed else "not known"),
         ("owner", clean(summary.owner) or "nobody has it open"),
         *_moved(summary),
         ("secrets", "not shown"),
@@ -95,7 +95,7 @@ def show_device(summary: DeviceSummary) -> None:
 def _moved(summary: DeviceSummary) -> list[tuple[str, str]]:
     if summary.moved_at is None:
         return []
-    return [("moved", f"to {clean(summary.moved_to)}, {out.age(summary.moved_at)}")]
+    return [("moved", f"to {clean(summary.moved_to)}, {age(summary.moved_at)}")]
 
 
 def _stock(stock: PreKeyStock) -> str:
@@ -311,21 +311,35 @@ def _advice(summary: CopySummary) -> list[str]:
 # -- devices
 
 
-class Listed(NamedTuple):
-    """A device of a store.
-
-    :ivar moved_to: the URL of the place where it goes on, if it was moved; else "".
-    """
-
-    device: str
-    url: str
-    moved_to: str
+def show_devices(found: Sequence[tuple[Listed, str]]) -> None:
+    """A line for each device, with its URL."""
+    pairs([(clean(each.device), clean("  ".join((url, *_told(each))))) for each, url in found])
 
 
-def show_devices(listed: Sequence[Listed]) -> None:
-    """A line for each device."""
-    pairs([(clean(each.device), clean(each.url) + _moved_away(each.moved_to)) for each in listed])
+def _told(each: Listed) -> Iterator[str]:
+    if each.records is not None:
+        yield number(each.records, "record")
+    if each.committed is not None:
+        yield f"last commit {age(each.committed)}"
+    if each.owner:
+        lease = "" if each.lease is None else f", lease {each.lease:.0f} s"
+        yield f"in use by {each.owner}{lease}"
+    if each.moved_to:
+        yield f"moved to {each.moved_to}"
 
 
-def _moved_away(to: str) -> str:
-    return f"  moved to {clean(to)}" if to else ""
+def devices_json(place: str, found: Sequence[tuple[Listed, str]]) -> dict[str, Any]:
+    """The devices of a store as JSON."""
+    devices = [
+        {
+            "device": each.device,
+            "url": url,
+            "moved_to": each.moved_to,
+            "owner": each.owner,
+            "lease": each.lease,
+            "records": each.records,
+            "committed": None if each.committed is None else stamp(each.committed),
+        }
+        for each, url in found
+    ]
+    return {"url": place, "devices": devices}

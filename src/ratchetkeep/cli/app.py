@@ -260,30 +260,25 @@ def _outcome(bar: Bar, *, dry_run: bool, retire: bool) -> str:
 @app.command(epilog=EPILOG)
 @guarded
 def devices(url: Url, as_json: Json = False) -> int:
-    """List the devices of a store with their URLs."""
+    """List the devices of a store.
+
+    With their URLs, how many records each holds, who has it open, how long the owner's lease runs,
+    and when the last commit was: as far as the kind of store tells without opening them.
+    """
     from ratchetkeep.errors import NoDevice
     from ratchetkeep.stores import urls
-    from ratchetkeep.stores._moved import marks
 
     target = urls.parse(url)
     store = urls.open_target(target)
     try:
-        names, place = store.devices(), store.url
-        moved = marks(store, names)
+        listed, place = store.listing(), store.url
     finally:
         store.close()
-    if not names:
+    if not listed:
         raise NoDevice(place, "holds no device")
-    listed = [
-        show.Listed(
-            device=name,
-            url=place + urls.query_of(target._replace(device=name)),
-            moved_to=moved[name].to if name in moved else "",
-        )
-        for name in names
-    ]
+    found = [(each, place + urls.query_of(target._replace(device=each.device))) for each in listed]
     if as_json:
-        out.say_json({"url": place, "devices": [each._asdict() for each in listed]})
+        out.say_json(show.devices_json(place, found))
     else:
-        show.show_devices(listed)
+        show.show_devices(found)
     return fail.DONE

@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ratchetkeep.errors import CommitFailed, StoreDamaged, StoreUnreadable, UnsupportedVersion
@@ -19,7 +20,6 @@ from ._folder_names import MOVED
 from .disk import Disk
 
 if TYPE_CHECKING:
-    from .base import Store
     from .directory import DirectoryStore
 
 FORMAT, VERSION = "ratchetkeep-moved", 1
@@ -148,15 +148,10 @@ def mark_of_folder(store: DirectoryStore) -> Moved | None:
     return None if raw is None else read_mark(raw, f"{store.shown}/{MOVED}")
 
 
-def marks(store: Store, devices: Iterable[str]) -> dict[str, Moved]:
-    """The devices that were moved, of those named. One whose mark cannot be read is left out: its
-    opening tells of it."""
-    found = {}
-    for device in devices:
-        try:
-            moved = store.moved(device)
-        except (StoreDamaged, UnsupportedVersion):
-            continue
-        if moved is not None:
-            found[device] = moved
-    return found
+def to_of(read: Callable[[], Moved | None]) -> str:
+    """Where a device was moved to, or "". A mark that cannot be read is left out: opening the
+    device tells of it."""
+    with suppress(StoreDamaged, UnsupportedVersion):
+        moved = read()
+        return moved.to if moved else ""
+    return ""

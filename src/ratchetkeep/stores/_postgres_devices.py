@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from typing import NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -12,14 +10,13 @@ from . import _postgres_rows as rows
 from ._moved import Moved, moved_of, to_milliseconds
 from ._postgres_driver import Connection
 from ._postgres_leases import ALIVE, Held
-from .base import Finding
+from .base import Finding, Listed
 
 __all__ = [
-    "Entry",
     "commits_of",
-    "entries",
     "findings",
     "is_there",
+    "listing",
     "mark",
     "moved",
     "names",
@@ -28,15 +25,15 @@ __all__ = [
 ]
 
 # One that never committed anything is about to be made, and not there yet.
-_NAMES = "SELECT name FROM ratchetkeep.devices WHERE commits > 0 ORDER BY name"
+_NAMES = "SELECT name FROM ratchetkeep.devices WHERE commits > 0"
 _THERE = "SELECT 1 FROM ratchetkeep.devices WHERE id = %s AND commits > 0"
-_ENTRIES = (
-    f"SELECT d.name, coalesce(CASE WHEN {ALIVE} THEN o.name END, ''), "
-    "greatest(extract(epoch FROM o.until - clock_timestamp()), 0)::float8, d.epoch, d.commits, "
-    "d.committed, coalesce(r.number, 0), coalesce(d.moved_to, '') "
+_LISTING = (
+    f"SELECT d.name, coalesce(d.moved_to, ''), coalesce(CASE WHEN {ALIVE} THEN o.name END, ''), "
+    f"CASE WHEN {ALIVE} THEN extract(epoch FROM o.until - clock_timestamp())::float8 END, "
+    "coalesce(r.number, 0), d.committed "
     "FROM ratchetkeep.devices AS d LEFT JOIN ratchetkeep.owners AS o ON o.id = d.owner "
     "LEFT JOIN (SELECT device, count(*) AS number FROM ratchetkeep.records GROUP BY device) AS r "
-    "ON r.device = d.id WHERE d.commits > 0 ORDER BY d.name"
+    "ON r.device = d.id WHERE d.commits > 0"
 )
 _COMMITS = "SELECT commits FROM ratchetkeep.devices WHERE id = %s"
 _REMOVE = (
@@ -57,36 +54,14 @@ _SAFE = ("fsync", "full_page_writes")
 _SETTINGS = "SELECT current_setting(%s, true)"
 
 
-class Entry(NamedTuple):
-    """A device of the database.
-
-    :ivar owner: who has it, in words; "" if nobody.
-    :ivar lease: seconds that the owner's lease still runs.
-    :ivar epoch: how many owners it had.
-    :ivar commits: how many it has.
-    :ivar committed: when the last one was, or None.
-    :ivar records: how many it holds, with the credentials.
-    :ivar moved_to: where it was moved to; "" if it was not.
-    """
-
-    name: str
-    owner: str
-    lease: float
-    epoch: int
-    commits: int
-    committed: datetime.datetime | None
-    records: int
-    moved_to: str
-
-
 def names(connection: Connection) -> list[str]:
     """The names of all devices, sorted."""
     return sorted(name for (name,) in connection.execute(_NAMES))
 
 
-def entries(connection: Connection) -> list[Entry]:
+def listing(connection: Connection) -> list[Listed]:
     """All devices, sorted by name."""
-    return sorted(Entry(*row) for row in connection.execute(_ENTRIES, binary=True))
+    return sorted(Listed(*row) for row in connection.execute(_LISTING, binary=True))
 
 
 def is_there(connection: Connection, device: str) -> bool:

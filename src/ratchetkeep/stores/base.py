@@ -13,9 +13,11 @@ from several threads. Every store promises:
 
 from __future__ import annotations
 
+import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -33,7 +35,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.formats import Encoded, Format, Loss
 from ratchetkeep.model import Credentials, Key
 
-from ._moved import Moved
+from ._moved import Moved, to_of
 
 DEFAULT_DEVICE = "default"
 
@@ -67,6 +69,24 @@ class Finding(NamedTuple):
     place: str
     what: str
     remedy: str
+
+
+class Listed(NamedTuple):
+    """A device of a store, as a list of many tells of it.
+
+    :ivar moved_to: the URL of the place where it goes on, if it was moved; else "".
+    :ivar owner: who has it open for writing, in words; "" if nobody.
+    :ivar lease: seconds that the owner's lease still runs; None where owners have none.
+    :ivar records: how many it holds, with the credentials; None where that is not known at once.
+    :ivar committed: when the last commit was; None where that is not known.
+    """
+
+    device: str
+    moved_to: str = ""
+    owner: str = ""
+    lease: float | None = None
+    records: int | None = None
+    committed: datetime.datetime | None = None
 
 
 class LeftBehind(NamedTuple):
@@ -149,6 +169,16 @@ class Store(ABC):
 
         :raises StoreDamaged: if that cannot be read.
         """
+
+    def listing(self) -> list[Listed]:
+        """The devices here with what can be told of them without opening them, sorted by name.
+
+        :raises StoreDamaged: as :meth:`devices`.
+        """
+        return [
+            Listed(name, to_of(partial(self.moved, name)), self.holder(name))
+            for name in self.devices()
+        ]
 
     @abstractmethod
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:

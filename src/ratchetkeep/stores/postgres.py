@@ -37,7 +37,7 @@ from ._postgres_hub import KIND, Hub
 from ._postgres_leases import Held
 from ._postgres_link import SCHEMA, open_one
 from ._postgres_stage import PostgresStage
-from .base import Finding, Joint, Prepared, Refused, Stage, Store
+from .base import Finding, Joint, Listed, Prepared, Refused, Stage, Store
 
 __all__ = ["PostgresStore"]
 
@@ -114,9 +114,8 @@ class PostgresStore(Store):
     def devices(self) -> list[str]:
         return self._asked(table.names, [])
 
-    def entries_of_all(self) -> list[table.Entry]:
-        """All devices, with who has them."""
-        return self._asked(table.entries, [])
+    def listing(self) -> list[Listed]:
+        return self._asked(table.listing, [])
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         self._check_free(device)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,7 +31,7 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import Key
 
 from . import _sqlite_file as sql
-from ._moved import Moved, moved_now
+from ._moved import Moved, moved_now, to_of
 from ._owner import Ownership
 from ._sqlite_owned import (
     OwnedFile,
@@ -44,8 +45,10 @@ from ._sqlite_owned import (
     write_moved,
     write_rows,
 )
-from .base import Finding, Joint, Prepared, Stage, Store
+from .base import Finding, Joint, Listed, Prepared, Stage, Store
 from .disk import Disk
+
+_COUNTS = "SELECT name, (SELECT count(*) FROM records WHERE device = devices.id) FROM devices"
 
 
 class SqliteStore(Store):
@@ -67,16 +70,33 @@ class SqliteStore(Store):
         self._lock = threading.RLock()
 
     def devices(self) -> list[str]:
+        with self._looking() as connection:
+            return [] if connection is None else _names(connection)
+
+    @contextmanager
+    def _looking(self) -> Iterator[apsw.Connection | None]:
+        """A connection that sees one moment of the file; None if nothing is there."""
         if not sql.require_ours(self.path, self.url):
-            return []
+            yield None
+            return
         connection = sql.connect_read_only(self.path, self.url)
         try:
             with sql.mapped(self.url):
-                return [
-                    name for (name,) in connection.execute("SELECT name FROM devices ORDER BY 1")
-                ]
+                yield connection
         finally:
             sql.disconnect(connection)
+
+    def listing(self) -> list[Listed]:
+        owner = self.holder("")
+        with self._looking() as connection:
+            if connection is None:
+                return []
+            counts = dict(connection.execute(_COUNTS))
+            listed = []
+            for name in _names(connection):
+                to = to_of(partial(read_moved, connection, name, self.url))
+                listed.append(Listed(name, to, owner, None, counts.get(name, 0)))
+            return listed
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         if device in self._files or device in self._readers:
@@ -233,14 +253,8 @@ class SqliteStore(Store):
             connection, lock = self._using(device)
             with lock, sql.mapped(self.url):
                 return read_moved(connection, device, self.url)
-        if not sql.require_ours(self.path, self.url):
-            return None
-        connection = sql.connect_read_only(self.path, self.url)
-        try:
-            with sql.mapped(self.url):
-                return read_moved(connection, device, self.url)
-        finally:
-            sql.disconnect(connection)
+        with self._looking() as file:
+            return None if file is None else read_moved(file, device, self.url)
 
     def findings(self, device: str) -> Iterator[Finding]:
         connection, lock = self._using(device)
@@ -261,6 +275,10 @@ class SqliteStore(Store):
             if is_open:
                 what = "can be read by other users"
                 yield Finding("warning", path, what, f"chmod go= {path}")
+
+
+def _names(connection: apsw.Connection) -> list[str]:
+    return [str(name) for (name,) in connection.execute("SELECT name FROM devices ORDER BY 1")]
 
 
 class _SqliteStage:
