@@ -41,7 +41,8 @@ class DeviceSummary:
     :ivar paired: True once a phone has signed the device's identity.
     :ivar registered: the client's own flag; clients that pair by QR code leave it False.
     :ivar credentials_size: bytes that the credentials take as stored.
-    :ivar changed: when the file or folder last changed; None where that is not known.
+    :ivar changed: when the last commit was, or the file or folder changed; None where that is not
+        known.
     :ivar synced: the last account sync that the client noted, or None.
     :ivar owner: who has it open for writing, in words; "" if nobody.
     :ivar moved_to: the URL of the place where it goes on, if it was moved; else "".
@@ -157,7 +158,7 @@ def _summary(
         pre_keys=stock(count.pre_keys, credentials),
         credentials_size=count.sizes.get(CREDENTIALS.family, 0),
         families=tuple(FamilySummary(f, count.records[f], count.sizes[f]) for f in families),
-        changed=_changed(target),
+        changed=store.committed(target.device) or _changed(target),
         synced=_time(credentials.last_account_sync_timestamp),
         owner=owner,
         moved_to=moved.to if moved else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from urllib.parse import quote
 from uuid import UUID
@@ -14,6 +15,7 @@ from .base import Finding, Listed
 
 __all__ = [
     "commits_of",
+    "committed",
     "findings",
     "is_there",
     "listing",
@@ -36,6 +38,7 @@ _LISTING = (
     "ON r.device = d.id WHERE d.commits > 0"
 )
 _COMMITS = "SELECT commits FROM ratchetkeep.devices WHERE id = %s"
+_COMMITTED = "SELECT committed FROM ratchetkeep.devices WHERE id = %s"
 _REMOVE = (
     "WITH gone AS (DELETE FROM ratchetkeep.devices WHERE id = %(id)s AND owner = %(owner)s "
     "RETURNING id), "
@@ -82,6 +85,12 @@ def commits_of(connection: Connection, held: Held) -> int | None:
     """How many commits a device has; None if it is not there."""
     row = connection.execute(_COMMITS, (held.id,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def committed(connection: Connection, held: Held) -> datetime.datetime | None:
+    """When a device's last commit was; None if it is not there."""
+    row = connection.execute(_COMMITTED, (held.id,)).fetchone()
+    return None if row is None else row[0]
 
 
 def remove(connection: Connection, held: Held, owner: UUID) -> bool:

@@ -301,6 +301,10 @@ class Store(ABC):
         keeps it beside the records, and no other one has a place for it."""
         return []
 
+    def committed(self, device: str) -> datetime.datetime | None:
+        """When the device's last commit was, where the store knows it."""
+        return None
+
     @abstractmethod
     def holder(self, device: str) -> str:
         """Which process has the device open for writing, in words; "" if none has."""

@@ -9,6 +9,7 @@ same URL share its lease, its connections and its commits.
 
 from __future__ import annotations
 
+import datetime
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -190,6 +191,9 @@ class PostgresStore(Store):
     def watch(self, device: str, lost: Callable[[OwnershipLost], None]) -> None:
         if device in self._owned and self._hub is not None:
             self._hub.watch(device, lost)
+
+    def committed(self, device: str) -> datetime.datetime | None:
+        return self._reading(device, table.committed)
 
     def holder(self, device: str) -> str:
         return self._asked(lambda connection: leases.holder(connection, device), "")
