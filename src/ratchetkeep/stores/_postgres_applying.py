@@ -60,7 +60,9 @@ class Applying:
                 if not (is_lost(error) or is_rolled_back(error)):
                     with mapped(self._hub.url, self._failed, schema=SCHEMA):
                         raise
-                self._is_unknown |= self._was_sent and is_lost(error)
+                if is_lost(error):
+                    self._is_unknown |= self._was_sent
+                    self._hub.link.renew()
             self._hub.note_retry()
 
     def _failed(self, what: str) -> RatchetkeepError:

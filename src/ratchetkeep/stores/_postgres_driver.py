@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ratchetkeep.errors import RatchetkeepError, StoreDamaged, StoreUnreadable, UnknownStore
+from ratchetkeep.errors import (
+    RatchetkeepError,
+    StoreDamaged,
+    StoreInUse,
+    StoreUnreadable,
+    UnknownStore,
+)
 
 if TYPE_CHECKING:
     import psycopg as driver
@@ -31,6 +37,7 @@ CONNECT_SECONDS = 10
 
 # Where the server's own words are about the server, never about a row.
 _TELLING = ("08", "25", "28", "3D", "40", "42", "53", "55", "57", "58")
+_LOCKED = "55P03"
 _DAMAGED = ("XX001", "XX002")
 _NO_SCHEMA = ("42P01", "42703", "42804", "42883")  # no such table or column, or of another type
 
@@ -105,6 +112,11 @@ def mapped(url: str, wrap: Wrap | None = None, *, schema: str) -> Iterator[None]
         state = error.sqlstate or ""
         if state in _DAMAGED:
             raise StoreDamaged(url, f"PostgreSQL finds it damaged ({state})") from None
+        if state == _LOCKED:
+            what = "another program's transaction has had it locked for a while"
+            raise StoreInUse(
+                url, what, "Nothing was changed. Try again when it has ended"
+            ) from None
         if state in _NO_SCHEMA:
             what = f"is not {schema} schema: {error.diag.message_primary}"
             raise StoreDamaged(url, what) from None

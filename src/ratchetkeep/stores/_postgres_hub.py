@@ -38,6 +38,8 @@ __all__ = ["KIND", "Hub"]
 T = TypeVar("T")
 
 KIND = "postgresql"
+# How many seconds closing waits for a database that does not answer.
+BRIEF = 1.0
 
 
 class Hub:
@@ -46,7 +48,7 @@ class Hub:
     :param lease: how long the process keeps its devices without a sign of life, in seconds.
     """
 
-    _open: dict[str, Hub] = {}
+    _open: dict[tuple[str, float, int], Hub] = {}
     _guard = threading.RLock()
 
     def __init__(self, conninfo: str, url: str, lease: float, connections: int) -> None:
@@ -56,6 +58,8 @@ class Hub:
         self.held: dict[UUID, Held] = {}
         # Those that a thread is about to take.
         self._taking: set[UUID] = set()
+        # Those that the database says are ours, and nobody here has.
+        self._strays: set[UUID] = set()
         # Of what the process offers to take, if it is one of a fleet; see the fleet's claims.
         self.capacity: int | None = None
         self._conninfo = conninfo
@@ -77,9 +81,10 @@ class Hub:
     def attach(cls, conninfo: str, url: str, lease: float, connections: int) -> Hub:
         """The process's hub of a database, which the first user opens."""
         with cls._guard:
-            hub = cls._open.get(conninfo)
+            key = (conninfo, lease, connections)
+            hub = cls._open.get(key)
             if hub is None:
-                hub = cls._open[conninfo] = cls(conninfo, url, lease, connections)
+                hub = cls._open[key] = cls(conninfo, url, lease, connections)
             hub._users += 1
             return hub
 
@@ -96,7 +101,7 @@ class Hub:
         if self.is_forked:
             return
         self._keeper.stop()
-        with suppress(driver.Error), self.link.connection() as connection:
+        with suppress(driver.Error), self.link.connection(BRIEF) as connection:
             leases.forget_owner(connection, self.owner)
         if self._end_watching:
             self._end_watching()
@@ -145,10 +150,10 @@ class Hub:
 
     # -- what may take several tries
 
-    def retried(self, call: Callable[[Connection], T], *, patience: float | None = None) -> T:
+    def retried(self, call: Callable[[Connection], T]) -> T:
         """Carry out what may be done twice, again if the connection was lost; until the lease has
         run out. The driver's errors come as they are."""
-        for is_last in self.tries(self.lease if patience is None else patience):
+        for is_last in self.tries(self.lease):
             try:
                 with self.link.connection() as connection:
                     return call(connection)
@@ -189,7 +194,7 @@ class Hub:
 
     def _taken(self, name: str, *, create: bool, steal: bool) -> Held:
         with mapped(self.url, schema=SCHEMA):
-            self._keeper.start()
+            self._keeper.ensure()
             return self.retried(
                 lambda connection: leases.take(
                     connection, self.url, self.owner, name, create=create, steal=steal
@@ -203,15 +208,17 @@ class Hub:
         return held
 
     def give_back(self, name: str) -> None:
-        """Let others have a device. If the database cannot be told, the lease tells it in time."""
+        """Let others have a device. If the database cannot be told now, it is with a renewal."""
+        id = rows.id_of(name)
         with self._lock:
-            held = self.held.pop(rows.id_of(name), None)
-        if held is None or self.is_forked:
-            return
-        with suppress(driver.Error):
-            self.retried(
-                lambda connection: leases.give_back(connection, held.id, self.owner), patience=1.0
-            )
+            if self.held.pop(id, None) is None or self.is_forked:
+                return
+            self._taking.add(id)  # or it might be taken again before it is given back
+        try:
+            with suppress(driver.Error), self.link.connection(BRIEF) as connection:
+                leases.give_back(connection, id, self.owner)
+        finally:
+            self._taking.discard(id)
 
     def watch(self, name: str, lost: Callable[[OwnershipLost], None]) -> None:
         """Have ``lost`` called when the device is found lost; at once if it is."""
@@ -241,7 +248,6 @@ class Hub:
         """A commit is tried again."""
         if self._recorder:
             self._recorder.retried(KIND)
-        self.link.renew()
 
     def lose(self, held: Held, why: str) -> OwnershipLost:
         """A device is another owner's by now: whoever uses it is told."""
@@ -262,14 +268,20 @@ class Hub:
         return OwnershipLost(f"{self.url} (device {name!r})", why)
 
     def keep(self, connection: Connection) -> None:
-        """Renew the lease, and find out what was lost."""
+        """Renew the lease, and find out what was lost, or was closed and not given back."""
         before = dict(self.held)
         count = leases.renew(connection, self.owner, self.lease, len(before), self.capacity)
-        if count < len(before):
-            still = leases.owned(connection, self.owner)
-            for id, held in before.items():
-                if id not in still:
-                    self.lose(held, TAKEN)
+        if count == len(before) and not self._strays:
+            return
+        owned = leases.owned(connection, self.owner)
+        for id, held in before.items():
+            if id not in owned:
+                self.lose(held, TAKEN)
+        strays = owned - self.held.keys() - self._taking
+        # Only what was one at the last renewal too: it may be taken, and not entered yet.
+        for id in strays & self._strays:
+            leases.give_back(connection, id, self.owner)
+        self._strays = strays
 
     def expire(self) -> None:
         """The lease has run out, and the database cannot be asked who has the devices now."""

@@ -16,6 +16,8 @@ __all__ = ["Keeper"]
 # A lease is renewed after this part of it, and tried again after the smaller one.
 RENEWAL = 1 / 3
 RETRY = 1 / 30
+# A thread that wakes up later than that, in seconds, was kept from running.
+STOOD_STILL = 2.0
 THREADS = ("ratchetkeep-lease", "ratchetkeep-watch")
 
 
@@ -31,16 +33,20 @@ class Keeper:
         # When the last renewal that came back was sent, by this process's clock.
         self._renewed = 0.0
 
-    def start(self) -> None:
-        """Have a lease from now on; the first time that something is to be owned.
+    def ensure(self) -> None:
+        """Have a lease that runs, from the first time that something is to be owned.
 
         The driver's errors come as they are.
         """
         with self._lock:
+            # Not through an outage, say: what is taken then would be anyone's at once.
+            if self._threads and time.monotonic() < self._renewed + self._hub.lease / 2:
+                return
+            began = time.monotonic()
+            self._hub.retried(self._hub.keep)
+            self._renewed = began
             if self._threads:
                 return
-            self._hub.retried(self._hub.keep)
-            self._renewed = time.monotonic()
             jobs = (self._renew_always, self._watch)
             for job, name in zip(jobs, THREADS, strict=True):
                 thread = threading.Thread(target=job, name=name, daemon=True)
@@ -70,8 +76,15 @@ class Keeper:
                 pause = self._hub.lease * RENEWAL
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._hub.lease * RETRY):
-            self._hub.link.cut_hanging()
+        pause = self._hub.lease * RETRY
+        before, quiet_until = time.monotonic(), 0.0
+        while not self._ended.wait(pause):
             now = time.monotonic()
-            if now > self._renewed + self._hub.lease and self._hub.held:
+            if now > before + pause + STOOD_STILL:
+                # The process was stopped, or its machine slept. The database may say that nobody
+                # took the devices meanwhile: it is asked now, by the other thread.
+                quiet_until = now + STOOD_STILL
+            before = now
+            self._hub.link.cut_hanging()
+            if now > max(quiet_until, self._renewed + self._hub.lease) and self._hub.held:
                 self._hub.expire()

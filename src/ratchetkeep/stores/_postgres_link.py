@@ -115,12 +115,13 @@ class Link:
         )
 
     @contextmanager
-    def connection(self) -> Iterator[Connection]:
+    def connection(self, patience: float | None = None) -> Iterator[Connection]:
         """A connection; what the driver raises comes as it is.
 
+        :param patience: how many seconds to wait for one, if other than for an answer.
         :raises psycopg.OperationalError: if there is none to be had in time.
         """
-        with self._pool.connection(timeout=self._patience) as connection:
+        with self._pool.connection(patience or self._patience) as connection:
             number = next(self._numbers)
             self._busy[number] = (connection, time.monotonic())
             try:
@@ -129,9 +130,9 @@ class Link:
                 self._busy.pop(number, None)
 
     def renew(self) -> None:
-        """Replace connections that were lost: after one, the others most likely were too."""
-        with suppress(driver.Error):
-            self._pool.check()
+        """Replace all connections: after one was lost, the others most likely are too. To ask each
+        of them would hang where the network swallows what is sent."""
+        self._pool.drain()
 
     def cut_hanging(self) -> None:
         """End connections that have not answered for too long: their callers get an error."""
