@@ -38,8 +38,8 @@ def repair_device(
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)
-    if target.kind == "whatsmeow":
-        _look_only(target)  # there is nothing of ours in it
+    if target.kind in ("whatsmeow", "postgresql", "memory"):
+        _look_only(target)  # there are no files of ours
         return []
     # SQLite's own files, and our lock, stand beside the file that a link leads to.
     path = (os.path.realpath if target.kind == "sqlite" else os.path.abspath)(target.path)
@@ -51,8 +51,6 @@ def repair_device(
             from ratchetkeep._repair_sqlite import mend_file
 
             mend_file(job, target.path, target.device)
-        elif target.kind == "memory":
-            _look_only(target)
         else:
             Folder(target.kind, target.path).mend(job, keep_files=keep_files)
     except StoreUnreadable:

@@ -15,7 +15,7 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TypeVar
 from uuid import UUID, uuid4
@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 from ratchetkeep import _metrics
 from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
 
+from . import _postgres_claims as claims
 from . import _postgres_leases as leases
 from . import _postgres_rows as rows
 from . import _postgres_schema as schema
@@ -101,8 +102,9 @@ class Hub:
         if self.is_forked:
             return
         self._keeper.stop()
-        with suppress(driver.Error), self.link.connection(BRIEF) as connection:
-            leases.forget_owner(connection, self.owner)
+        if self._keeper.has_begun:
+            with suppress(driver.Error), self.link.connection(BRIEF) as connection:
+                leases.forget_owner(connection, self.owner)
         if self._end_watching:
             self._end_watching()
         self.link.close()
@@ -132,7 +134,6 @@ class Hub:
         :raises StoreUnreadable: if the server cannot be reached, or refuses us.
         """
         if not self._is_prepared:
-            # Not from the pool, which does not say why it has none.
             connection = open_one(self._conninfo, self.url)
             try:
                 with mapped(self.url, schema=SCHEMA):
@@ -141,6 +142,7 @@ class Hub:
                     )
             finally:
                 connection.close()
+            self.link.open()
         return self._is_prepared
 
     @property
@@ -206,6 +208,37 @@ class Hub:
         with self._lock:
             self.held[held.id] = held
         return held
+
+    def join(self, capacity: int | None, patience: float) -> None:
+        """Offer, as a worker of a fleet, to take so many devices; None: no longer."""
+        self.capacity = capacity
+        with mapped(self.url, schema=SCHEMA):
+            self._keeper.start()
+            self.retried(self.keep, patience=patience)
+
+    def claim(self, limit: int, exclude: Collection[str] = ()) -> list[str]:
+        """Have up to ``limit`` free devices from now on, other than ``exclude``; their names."""
+        ids = [*map(rows.id_of, exclude), *self._taking]
+        with mapped(self.url, schema=SCHEMA):
+            self._keeper.start()
+            with self.link.connection() as connection:
+                taken = claims.claim(connection, self.owner, limit, ids)
+        with self._lock:
+            # A thread that opens one of them by its name has taken it again since, or will.
+            ours = [each for each in taken if each.id not in self.held.keys() | self._taking]
+            return [self.enter(held).name for held in ours]
+
+    def drop(self, names: Collection[str]) -> list[UUID]:
+        """Have devices no longer, of which others are told by the caller; the ids of those that
+        we had."""
+        with self._lock:
+            return [id for id in map(rows.id_of, names) if self.held.pop(id, None) is not None]
+
+    def unknown(self, ours: dict[UUID, int]) -> dict[UUID, int]:
+        """Those of ``ours``, as the database has them, that no thread here has or takes."""
+        with self._lock:
+            known = self.held.keys() | self._taking
+            return {id: epoch for id, epoch in ours.items() if id not in known}
 
     def give_back(self, name: str) -> None:
         """Let others have a device. If the database cannot be told now, it is with a renewal."""

@@ -33,6 +33,11 @@ class Keeper:
         # When the last renewal that came back was sent, by this process's clock.
         self._renewed = 0.0
 
+    @property
+    def has_begun(self) -> bool:
+        """True once there was a lease."""
+        return bool(self._threads)
+
     def ensure(self) -> None:
         """Have a lease that runs, from the first time that something is to be owned.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -101,6 +102,8 @@ class Link:
             raise UnknownStore(url, "needs psycopg_pool, which is not installed", INSTALL) from None
         # libpq takes no less than 2 seconds.
         ours["connect_timeout"] = max(2, min(int(ours["connect_timeout"]), int(self._patience)))
+        # Whoever set up no logging would get the pool's warnings of each outage on stderr.
+        logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         return psycopg_pool.ConnectionPool(
             conninfo,
             kwargs={**_KEEPALIVE, **ours},
@@ -110,9 +113,14 @@ class Link:
             # Whoever needs a connection asks again and again: the pool's own waiting, which grows,
             # would last longer than a lease.
             reconnect_timeout=1.0,
-            open=True,
+            open=False,
             name=f"ratchetkeep {os.getpid()}",
         )
+
+    def open(self) -> None:
+        """Begin to connect. What is wrong with the URL or the server is better found out before,
+        with a connection of its own: a pool does not say why it has none."""
+        self._pool.open()
 
     @contextmanager
     def connection(self, patience: float | None = None) -> Iterator[Connection]:

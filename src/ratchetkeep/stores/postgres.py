@@ -64,6 +64,7 @@ class PostgresStore(Store):
         self.conninfo, self._lease, self._connections = settings(conninfo, url)
         self._hub: Hub | None = None
         self._owned: set[str] = set()
+        self._adopted: set[str] = set()
         self._readers: dict[str, Connection] = {}
         self._lock = threading.RLock()
 
@@ -119,6 +120,9 @@ class PostgresStore(Store):
         return self._asked(table.listing, [])
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
+        if device in self._adopted and not read_only:
+            self._adopted.discard(device)
+            return
         self._check_free(device)
         if read_only:
             self._readers[device] = self._snapshot(device)
@@ -144,9 +148,10 @@ class PostgresStore(Store):
         self._owned.add(device)
 
     def adopt(self, device: str) -> None:
-        """Have a device open that the hub took as one of many."""
+        """Have a device that the hub took as one of many: the next to acquire it has it."""
         self._check_free(device)
         self._owned.add(device)
+        self._adopted.add(device)
 
     def _no_device(self, device: str) -> NoDevice:
         return NoDevice(self.url, f"holds no device {device!r}", table.remedy(self.devices()))
@@ -171,6 +176,7 @@ class PostgresStore(Store):
         if reader is not None and not self._is_forked:
             with suppress(driver.Error):
                 reader.close()
+        self._adopted.discard(device)
         if device in self._owned:
             self._owned.discard(device)
             if self._hub is not None:
