@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from _helpers import dead_pid
 from ratchetkeep import (
@@ -733,3 +734,22 @@ def test_closing_while_another_thread_commits(url: str) -> None:
         with open_device(url) as again:
             assert again.get("lid-mapping", ["n"]) == {"n": str(number)}
             assert again.get("device-list", ["n"]) == {"n": (str(number),)}
+
+
+def test_an_owner_that_closes_just_then_stands_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening would be refused as if the place were read-only, when its owner removed the lock file
+    at the end of the wait."""
+    real, tries = FileLock.acquire, []
+
+    def acquire(self: FileLock, *args: Any, **how: Any) -> Any:
+        tries.append(self.lock_file)
+        if len(tries) == 1:
+            raise Timeout(self.lock_file)
+        return real(self, *args, **how)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    with open_device(f"sqlite:{tmp_path}/device.db", create=True) as device:
+        device.set({"lid-mapping": {"1": "2"}})
+    assert len(tries) > 1

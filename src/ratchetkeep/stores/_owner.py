@@ -42,20 +42,26 @@ class Ownership:
         :raises StoreUnreadable: if the lock file cannot be made (a read-only disk, say).
         """
         try:
-            self._lock.acquire(timeout=PATIENCE, poll_interval=0.02)
-        except Timeout:
-            if not self.lock_path.exists():
-                raise self._cannot_lock("no lock file can be made there") from None
-            holder = read_holder(self.note_path)
-            raise StoreInUse(
-                self.place, f"is in use by {holder or 'another process'}", holder=holder
-            ) from None
+            # Once more, if there is no lock file in the end: its owner may have closed just then.
+            is_ours = self._try() or (not self.lock_path.exists() and self._try())
         except OSError as error:
             raise self._cannot_lock(str(error.strerror)) from None
+        if not is_ours:
+            if not self.lock_path.exists():
+                raise self._cannot_lock("no lock file can be made there")
+            holder = read_holder(self.note_path)
+            what = f"is in use by {holder or 'another process'}"
+            raise StoreInUse(self.place, what, holder=holder)
         self._pid = os.getpid()
         self._file = self._lock_file()
         with suppress(OSError):
             self._write_note()
+
+    def _try(self) -> bool:
+        with suppress(Timeout):
+            self._lock.acquire(timeout=PATIENCE, poll_interval=0.02)
+            return True
+        return False
 
     def _lock_file(self) -> tuple[int, int]:
         """Which file is under the lock's name now; (0, 0) for none."""
