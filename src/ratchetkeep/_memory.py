@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ratchetkeep._cache import ABSENT, Cache
+from ratchetkeep import _metrics
+from ratchetkeep._cache import ABSENT, Cache, CountingCache
 from ratchetkeep.commit import Commit
 from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreClosed
-from ratchetkeep.model import CREDENTIALS, Credentials, check_key
+from ratchetkeep.model import CREDENTIALS, Credentials, Key, check_key
+from ratchetkeep.prekeys import Tally
 from ratchetkeep.stores.base import Store
 
 _log = logging.getLogger("ratchetkeep")
@@ -29,12 +31,18 @@ class Memory:
 
     credentials: Credentials
 
-    def __init__(self, store: Store, name: str) -> None:
+    def __init__(self, store: Store, name: str, *, read_only: bool) -> None:
         self.url = store.url
         self.order = threading.RLock()
         self._store = store
         self._name = name
-        self._cache = Cache()
+        self._recorder = _metrics.recorder()
+        if self._recorder is None:
+            self._cache, self._tally = Cache(), None
+        else:
+            self._cache = CountingCache(self._recorder.counts(store.kind))
+            self._tally = Tally(store.kind, is_kept_up=not read_only)
+            self._recorder.opened(self._tally)
         self._is_doubtful = False
         self._is_closed = False
         self._lost: OwnershipLost | None = None
@@ -63,8 +71,18 @@ class Memory:
                 value = ABSENT if data is None else self._store.decode(self._name, key, data)
                 known[key] = value
                 read.append((key, value, len(data or b"")))
-            self._cache.put(read)
+            self._enter(read)
         return {key.id: known[key] for key in keys if known[key] is not ABSENT}
+
+    def ids(self, family: str) -> set[str]:
+        """The committed ids of a family."""
+        tally = self._tally
+        if tally is None or not tally.is_kept_up or family != "pre-key":
+            return {key.id for key in self._store.scan(self._name, family)}
+        with self.order:
+            found = {key.id for key in self._store.scan(self._name, family)}
+            tally.learn(found)
+        return found
 
     def settle(self, commit: Commit) -> None:
         """Enter a commit, which is durable now."""
@@ -75,13 +93,21 @@ class Memory:
             for key, value in commit.changes.items()
             if key != CREDENTIALS
         )
-        if self._lost is None:
-            self._cache.put(values, only_known=len(encoded) > MANY)
+        self._enter(values, only_known=len(encoded) > MANY)
+        if self._tally is not None:
+            self._tally.settle(commit.changes)
+
+    def _enter(self, values: Iterable[tuple[Key, Any, int]], *, only_known: bool = False) -> None:
+        self._cache.put(values, only_known=only_known)
+        if self._lost is not None:
+            # Perhaps since this was begun: what is in the cache would be handed out for ever.
+            self._cache.clear()
 
     def doubt(self) -> None:
         """A commit was interrupted: refuse everything until the device is opened again."""
         self._is_doubtful = True
         self._cache.clear()
+        self._forget_tally()
 
     def when_lost(self, told: Callable[[OwnershipLost], None]) -> None:
         """Have ``told`` called, once, when the device is found lost; at once if it is."""
@@ -99,6 +125,7 @@ class Memory:
             self._lost = error
             telling, self._to_tell = self._to_tell, []
         self._cache.clear()
+        self._forget_tally()
         for told in telling:
             _tell(told, error)
 
@@ -121,6 +148,12 @@ class Memory:
         """Forget the records, and take no commit any more."""
         self._is_closed = True
         self._cache.clear()
+        if self._recorder is not None and self._tally is not None:
+            self._recorder.closed(self._tally)
+
+    def _forget_tally(self) -> None:
+        if self._tally is not None:
+            self._tally.forget()
 
 
 def _tell(told: Callable[[OwnershipLost], None], error: OwnershipLost) -> None:

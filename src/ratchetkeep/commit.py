@@ -16,6 +16,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ratchetkeep import _metrics
 from ratchetkeep.errors import (
     CommitFailed,
     OwnershipLost,
@@ -24,7 +25,7 @@ from ratchetkeep.errors import (
     StoreInUse,
 )
 from ratchetkeep.model import Key
-from ratchetkeep.stores.base import Joint, Prepared, Store
+from ratchetkeep.stores.base import Joint, Prepared, Refused, Store
 
 if TYPE_CHECKING:
     import asyncio
@@ -143,8 +144,10 @@ class Commit:
 class GroupCommit:
     """The commits of all devices that share a sync. All methods are thread-safe."""
 
-    def __init__(self, joint: Joint) -> None:
+    def __init__(self, joint: Joint, kind: str) -> None:
         self._joint = joint
+        self._kind = kind
+        self._recorder = _metrics.recorder()
         self._mutex = threading.Lock()
         self._waiting: list[Commit] = []
         # Whoever leads, and what it took on.
@@ -161,7 +164,9 @@ class GroupCommit:
     @classmethod
     def of(cls, store: Store, device: str) -> GroupCommit:
         """The group of a device; it lives as long as what the device shares with others."""
-        group: GroupCommit = vars(joint := store.joint(device)).setdefault("group", cls(joint))
+        group: GroupCommit = vars(joint := store.joint(device)).setdefault(
+            "group", cls(joint, store.kind)
+        )
         return group
 
     def run(self, commit: Commit) -> None:
@@ -308,7 +313,7 @@ class GroupCommit:
         if not group:
             return
         try:
-            refused = self._joint.apply(*[commit.batch for commit in group]) or {}
+            refused = self._apply([commit.batch for commit in group]) or {}
         except RatchetkeepError as error:
             if len(group) > 1 and not isinstance(error, _OF_ALL):
                 # One of them is refused before anything is written; the others need not be.
@@ -326,8 +331,17 @@ class GroupCommit:
                 commit.owner.settle(commit)
                 commit.is_over = True
 
+    def _apply(self, batches: Sequence[Prepared]) -> Refused | None:
+        if self._recorder is None:
+            return self._joint.apply(*batches)
+        started = time.perf_counter()
+        refused = self._joint.apply(*batches)
+        self._recorder.carried_out(self._kind, time.perf_counter() - started, len(batches))
+        return refused
+
     def _hand_over(self) -> None:
         with self._mutex:
+            group = self._group
             for commit in self._group:
                 if not commit.is_over:
                     self._fail_interrupted(commit)
@@ -336,7 +350,15 @@ class GroupCommit:
                 self._to_tell.append(self._group)
                 self._group = []
             self._leader = self._heir()
+        # Before they go on: who has waited for a commit finds it counted.
+        if self._recorder is not None:
+            self._count(self._recorder, group)
         self._tell_next()
+
+    def _count(self, recorder: _metrics.Recorder, group: Sequence[Commit]) -> None:
+        outcomes = [_outcome(commit) for commit in group]
+        for outcome in set(outcomes):
+            recorder.ended(self._kind, outcome, outcomes.count(outcome))
 
     def _fail_interrupted(self, commit: Commit) -> None:
         cause = self._interrupt
@@ -399,6 +421,12 @@ class GroupCommit:
             if self._leader is self:
                 with suppress(Exception):
                     self._lead()
+
+
+def _outcome(commit: Commit) -> str:
+    if commit.error is None:
+        return _metrics.STORED
+    return _metrics.FAILED if isinstance(commit.error, _OF_ALL) else _metrics.REFUSED
 
 
 def _tell(group: Sequence[Commit]) -> None:

@@ -11,7 +11,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ratchetkeep import prekeys
+from ratchetkeep import _metrics, prekeys
 from ratchetkeep._block import WithBlock
 from ratchetkeep._locks import KeyLocks
 from ratchetkeep._memory import Memory
@@ -22,6 +22,7 @@ from ratchetkeep.errors import (
     InvalidValue,
     NoDevice,
     OwnershipLost,
+    RatchetkeepError,
     ReadOnly,
     StoreClosed,
     StoreDamaged,
@@ -73,7 +74,7 @@ class Device:
         self._read_only = read_only
         self._owns_store = owns_store
         self._is_open = True
-        self._memory = Memory(store, name)
+        self._memory = Memory(store, name, read_only=read_only)
         self._locks = KeyLocks()
         self._process = _PROCESS
 
@@ -163,7 +164,7 @@ class Device:
         """
         self._check_open()
         check_key(family, "1")
-        found = {key.id for key in self._store.scan(self._name, family)}
+        found = self._memory.ids(family)
         transaction = self._running()
         if transaction:
             transaction._change_ids(family, found)
@@ -302,7 +303,12 @@ class Device:
         """Encode changes; no lock is held."""
         self._check_writable()
         credentials = changes.get(CREDENTIALS, self._memory.credentials)
-        batch = self._store.prepare(self._name, changes, credentials)
+        try:
+            batch = self._store.prepare(self._name, changes, credentials)
+        except RatchetkeepError:
+            if (recorder := _metrics.recorder()) is not None:
+                recorder.ended(self._store.kind, _metrics.REFUSED)
+            raise
         return Commit(self._memory, changes, batch, loop)
 
     @cached_property

@@ -7,11 +7,13 @@ on the wire an id has three bytes. The credentials' ``next_pre_key_id`` and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ratchetkeep.errors import InvalidValue
-from ratchetkeep.model import Credentials, KeyPair
+from ratchetkeep.model import Credentials, Key, KeyPair
 
 __all__ = ["MAX_PRE_KEY_ID", "PreKeyStock"]
 
@@ -138,3 +140,69 @@ def uploaded(up_to: int, credentials: Credentials) -> Credentials:
     if _ahead(_wrapped(next_id), up_to) < behind:
         raise InvalidValue("up_to", f"no pre-key {up_to} was minted yet")
     return credentials
+
+
+class Tally:
+    """How many pre-keys an open device holds, for the metrics: not known before its store was
+    asked for their ids, and kept up with its commits from then on.
+
+    The caller sees to it that no commit comes between the store's answer and :meth:`learn`.
+
+    :param kind: the kind of its store.
+    :param is_kept_up: False where others may change them (the device is open read-only): then it is
+        never known.
+    :ivar pre_keys: how many, or None.
+    """
+
+    def __init__(self, kind: str, *, is_kept_up: bool = True) -> None:
+        self.kind = kind
+        self.is_kept_up = is_kept_up
+        self.pre_keys: int | None = None
+        # Where runs of ids begin and where they end. Minted ids follow each other, so that this is
+        # short: a set of them would be as large as all else that is kept of an idle device.
+        self._edges: list[int] = []
+
+    def learn(self, ids: Collection[str]) -> None:
+        """These are the ids in the store."""
+        if not self.is_kept_up:
+            return
+        edges: list[int] = []
+        for number in sorted(map(_number, ids)):
+            if edges and edges[-1] == number:
+                edges[-1] = number + 1
+            else:
+                edges += (number, number + 1)
+        self._edges = edges
+        self.pre_keys = len(ids)
+
+    def settle(self, changes: Mapping[Key, Any]) -> None:
+        """This was committed: new values by key; None deletes."""
+        if self.pre_keys is None:
+            return
+        for key, value in changes.items():
+            if key.family == "pre-key":
+                self._put(_number(key.id), is_there=value is not None)
+
+    def _put(self, number: int, *, is_there: bool) -> None:
+        was_there = bisect_right(self._edges, number) % 2 == 1
+        if was_there == is_there or self.pre_keys is None:
+            return
+        self.pre_keys += 1 if is_there else -1
+        # Both edges turn round: one that is there vanishes, for two runs have become one.
+        for edge in (number, number + 1):
+            at = bisect_left(self._edges, edge)
+            if self._edges[at : at + 1] == [edge]:
+                del self._edges[at]
+            else:
+                self._edges.insert(at, edge)
+
+    def forget(self) -> None:
+        """Nobody knows any more what is in the store."""
+        self.is_kept_up = False
+        self.pre_keys = None
+        self._edges = []
+
+
+def _number(id: str) -> int:
+    # A digit before it: 7 and 007 are two ids.
+    return int(f"1{id}")
