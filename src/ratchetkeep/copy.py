@@ -174,8 +174,8 @@ class _Copy(NamedTuple):
         return _summary(
             self.found,
             self.spelled,
-            source=self.reader.url,
-            target=self.store.url,
+            source=self.reader.url + urls.query_of(self.source),
+            target=self.store.url + urls.query_of(self.target),
             source_kind=self.source.kind,
             target_kind=self.target.kind,
             dry_run=self.how.dry_run,
