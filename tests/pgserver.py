@@ -14,7 +14,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,24 +21,39 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import psycopg
 
-SECONDS = 60
+import _pgcontrol
+from _pgcontrol import SECONDS
+from _pgcontrol import free_port as _free_port
+
 _PR_SET_PDEATHSIG = 1
+_SETTINGS = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "50"}
+
+Mode = Literal["fast", "immediate", "kill"]
+MODES: tuple[Mode, ...] = ("fast", "immediate", "kill")
+"""How a server can end: it rolls back what runs and closes its files; it just ends; it is killed.
+After the last two it recovers from its log when it starts."""
 
 
-class Server(NamedTuple):
-    """A server that is running.
+class Server:
+    """A server. It can be stopped, and started again on the same data: with the same port, password
+    and folder.
 
     :ivar password: of its user ``keeper``.
     :ivar folder: where its socket is.
     """
 
-    port: int
-    password: str
-    folder: Path
+    def __init__(self, folder: Path, settings: dict[str, str]) -> None:
+        self.port = _free_port()
+        self.password = secrets.token_hex(12)
+        self.folder = folder
+        self._settings = {**_SETTINGS, **settings}
+        self._user = _user()
+        self._programs = _reachable(programs(), folder, self._user)
+        self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", *, password: str | None = None) -> str:
         """libpq's URL of a database."""
@@ -52,6 +66,85 @@ class Server(NamedTuple):
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url(name)
+
+    def make(self) -> None:
+        """Make the folder of its data."""
+        secret = self.folder / "password"
+        secret.write_text(self.password)
+        for path in (self.folder, secret):
+            os.chown(path, self._user.get("user", -1), self._user.get("group", -1))
+        options = ["-U", "keeper", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8"]
+        make = [f"{self._programs}/initdb", *self._data, "--locale=C", "--no-sync", *options]
+        quiet = subprocess.DEVNULL
+        subprocess.run(make, check=True, stdout=quiet, cwd=self.folder, **self._user)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. It ends with the thread that starts it."""
+        assert self._process is None, "it is running"
+        start = [f"{self._programs}/postgres", *self._data]
+        start += ["-k", str(self.folder), "-p", str(self.port)]
+        for name, value in self._settings.items():
+            start += ["-c", f"{name}={value}"]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                start,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_end_with_us,
+                **self._user,
+            )
+        self._wait(self._process)
+
+    def stop(self, mode: Mode = "fast") -> None:
+        """Stop it, and wait until it has ended; its connections are gone then."""
+        assert self._process is not None, "it is not running"
+        process, self._process = self._process, None
+        if mode == "kill":
+            _pgcontrol.kill(process.pid)
+        else:
+            process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
+        process.wait(SECONDS)
+        if mode == "kill":
+            # They name a process that is no more. Its number may be another program's by now, and
+            # the server would not start.
+            for left in ("data/postmaster.pid", f".s.PGSQL.{self.port}.lock"):
+                (self.folder / left).unlink(missing_ok=True)
+
+    def restart(self, mode: Mode = "fast") -> None:
+        """Stop it and start it again."""
+        self.stop(mode)
+        self.start()
+
+    def ensure_stopped(self) -> None:
+        """Stop it unless it is stopped."""
+        if self._process is not None:
+            self.stop()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No process of it does anything inside this block; connections stay, nothing answers."""
+        assert self._process is not None, "it is not running"
+        stopped = _pgcontrol.freeze(self._process.pid)
+        try:
+            yield
+        finally:
+            _pgcontrol.thaw(stopped)
+
+    @property
+    def _data(self) -> list[str]:
+        return ["-D", f"{self.folder}/data"]
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url()).close()
+                return
+            except psycopg.OperationalError:
+                log = (self.folder / "log").read_text(errors="replace")
+                assert process.poll() is None and time.monotonic() < until, log
+                time.sleep(0.05)
 
 
 def programs() -> Path:
@@ -70,41 +163,23 @@ def _version(programs: Path) -> tuple[int, ...]:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
-    """A server, for as long as the block."""
+def running(**settings: str) -> Iterator[Server]:
+    """A server, for as long as the block.
+
+    :param settings: its own, as ``fsync="on"``.
+    """
     # The path of a Unix socket is short.
     folder = Path(tempfile.mkdtemp(prefix="rk-pg-", dir="/tmp"))
     try:
-        yield from _running(folder)
+        server = Server(folder, settings)
+        server.make()
+        try:
+            server.start()
+            yield server
+        finally:
+            server.ensure_stopped()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _running(folder: Path) -> Iterator[Server]:
-    user = _user()
-    server = Server(_free_port(), secrets.token_hex(12), folder)
-    secret = folder / "password"
-    secret.write_text(server.password)
-    for path in (folder, secret):
-        os.chown(path, user.get("user", -1), user.get("group", -1))
-    bin = _reachable(programs(), folder, user)
-    data = ["-D", f"{folder}/data"]
-    options = ["-U", "keeper", "-A", "scram-sha-256", "--pwfile", str(secret), "-E", "UTF8"]
-    make = [f"{bin}/initdb", *data, "--locale=C", "--no-sync", *options]
-    subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd=folder, **user)
-    start = [f"{bin}/postgres", *data, "-k", str(folder), "-p", str(server.port)]
-    for setting in ("listen_addresses=127.0.0.1", "fsync=off", "max_connections=50"):
-        start += ["-c", setting]
-    with (folder / "log").open("wb") as log:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            start, stdout=log, stderr=log, cwd=folder, preexec_fn=_end_with_us, **user
-        )
-    try:
-        _wait(server, process)
-        yield server
-    finally:
-        process.send_signal(signal.SIGINT)  # it closes all connections, and ends
-        process.wait(SECONDS)
 
 
 def _user() -> dict[str, Any]:
@@ -129,22 +204,3 @@ def _reachable(bin: Path, folder: Path, user: dict[str, Any]) -> Path:
 def _end_with_us() -> None:
     # Tests that are killed leave no server behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + SECONDS
-    while True:
-        try:
-            psycopg.connect(server.url()).close()
-            return
-        except psycopg.OperationalError:
-            log = (server.folder / "log").read_text(errors="replace")
-            assert process.poll() is None and time.monotonic() < until, log
-            time.sleep(0.05)

@@ -40,30 +40,46 @@ class Applying:
         self._refused = refused
         # Whether an answer is missing: the commits are stored, or not, or will be.
         self._is_unknown = False
+        # Whether a device has another epoch than we know.
+        self._is_fenced_off = False
         self._was_sent = False
 
     def run(self) -> None:
-        """Carry them out, again and again while the connection is lost and the lease runs.
-
-        :raises CommitFailed: if the database refuses them; nothing of them is stored then.
-        """
+        """Carry them out, again and again while the connection is lost and the lease runs."""
         for _ in self._hub.tries(math.inf):
             self._drop_lost()
+            if not self._work:
+                return  # all are told: to find out more could last as long as an outage
             self._was_sent = False
             try:
-                if self._is_unknown:
+                if self._is_unknown or self._is_fenced_off:
                     self._settle()
                 if self._work:
                     self._write()
-                return
+                if not self._work:
+                    return
             except driver.Error as error:
                 if not (is_lost(error) or is_rolled_back(error)):
-                    with mapped(self._hub.url, self._failed, schema=SCHEMA):
-                        raise
+                    self._give_up(error)
+                    return
                 if is_lost(error):
                     self._is_unknown |= self._was_sent
-                    self._hub.link.renew()
+                    self._hub.link.renew(error)
             self._hub.note_retry()
+
+    def _give_up(self, error: driver.Error) -> None:
+        """The database refuses: nothing of what is left is stored, unless an answer is missing."""
+        try:
+            with mapped(self._hub.url, self._failed, schema=SCHEMA):
+                raise error
+        except RatchetkeepError as ours:
+            for held, _ in self._work.values():
+                held.failed = type(error).__name__
+                self._refused[held.name] = self._unknown(ours.what) if self._is_unknown else ours
+
+    def _unknown(self, then: str) -> RatchetkeepError:
+        what = "the connection was lost during a commit, and nobody knows whether it is stored"
+        return self._failed(f"{what}: {then}")
 
     def _failed(self, what: str) -> RatchetkeepError:
         return CommitFailed(self._hub.url, what, AGAIN)
@@ -73,27 +89,26 @@ class Applying:
             if self._hub.held.get(id) is held:
                 continue
             del self._work[id]
-            if self._is_unknown:
-                what = "the connection was lost during a commit, and the lease ran out before the "
-                what += "database could say whether it is stored"
-                self._refused[held.name] = self._failed(what)
-            else:
-                self._refused[held.name] = self._hub.lost(held.name, TAKEN)
+            why = held.ended or "the device was closed"
+            self._refused[held.name] = (
+                self._unknown(why) if self._is_unknown else self._hub.lost(held.name, why)
+            )
 
     def _write(self) -> None:
         writes = [rows.Write(id, held.epoch, each) for id, (held, each) in self._work.items()]
         with self._hub.link.connection() as connection:
             self._was_sent = True
             landed = rows.write(connection, writes)
-        for id, (held, _) in list(self._work.items()):
-            del self._work[id]
-            if id in landed:
-                held.commits += 1
-            else:
-                self._refused[held.name] = self._hub.lose(held, TAKEN)
+        for id in landed:
+            held, _ = self._work.pop(id)
+            held.commits += 1
+        # Most likely another owner's by now; but to settle may come late as well, after the answer
+        # to one that was sent later, and raise the epoch of what is ours.
+        self._is_fenced_off = bool(self._work)
 
     def _settle(self) -> None:
-        """Find out which are stored; no earlier try can store anything from now on."""
+        """Find out which are stored, and which devices are ours; no earlier try can store anything
+        from now on."""
         with self._hub.link.connection() as connection:
             ours = leases.settle(connection, self._hub.owner, list(self._work))
             ends = {
@@ -101,7 +116,7 @@ class Applying:
                 for id, (held, _) in self._work.items()
                 if id not in ours
             }
-        self._is_unknown = False
+        was_unknown, self._is_unknown = self._is_unknown, False
         for id, (held, _) in list(self._work.items()):
             before = held.commits
             if id in ours:
@@ -112,10 +127,7 @@ class Applying:
             del self._work[id]
             error = self._hub.lose(held, TAKEN)
             end = ends[id]
-            if end is None:
-                what = (
-                    "the connection was lost during a commit, and the device is not there any more"
-                )
-                self._refused[held.name] = self._failed(what)
-            elif end == before:
+            if not was_unknown or end == before:
                 self._refused[held.name] = error
+            elif end != before + 1:
+                self._refused[held.name] = self._unknown(TAKEN)

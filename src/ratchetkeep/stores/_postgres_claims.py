@@ -8,9 +8,10 @@ Two that choose the same one are told apart by the epoch, as everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID, uuid4
 
 from ratchetkeep.errors import InvalidValue, RatchetkeepError
@@ -25,31 +26,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Claims", "Survey", "Worker", "claim", "give_back", "survey"]
 
-T = TypeVar("T")
-
-# So long is the fleet's leaving told to a database that does not answer, in seconds.
-_PATIENCE = 1.0
+# How many seconds a connection is waited for to tell what is told by a later renewal as well.
+_BRIEF = 1.0
 
 # The order is that of an index, owner before id, and nothing else has it: statistics that are old
 # (all devices were free when they were made) would make the planner read the whole table. That is
 # also why owners are compared as rows, not with "=".
 _PAGE = (
     "SELECT d.id, d.epoch FROM ratchetkeep.devices AS d WHERE {}"
-    "AND d.commits > 0 AND d.moved_to IS NULL AND d.id <> ALL(%(exclude)b::uuid[]) "
-    "ORDER BY d.owner, d.id LIMIT %(limit)b"
+    "AND d.commits > 0 AND d.moved_to IS NULL AND d.id <> ALL(%(exclude)s::uuid[]) "
+    "ORDER BY d.owner, d.id LIMIT %(limit)s"
 )
 _UNOWNED = _PAGE.format("d.owner IS NULL AND d.id >= r.low AND d.id <= r.high ")
 _LEFT = _PAGE.format("(d.owner, d.id) >= (g.id, r.low) AND (d.owner, d.id) <= (g.id, r.high) ")
 # Our own lease may have run out too: what we have open is not free.
 _FREE = (
     "WITH gone AS MATERIALIZED (SELECT id FROM ratchetkeep.owners "
-    "WHERE until < clock_timestamp() AND id <> %(owner)b), "
+    "WHERE until < clock_timestamp() AND id <> %(owner)s), "
     "ranges (low, high) AS (VALUES "
-    "(%(start)b::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), "
-    "('00000000-0000-0000-0000-000000000000'::uuid, %(start)b::uuid)), "
+    "(%(start)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), "
+    "('00000000-0000-0000-0000-000000000000'::uuid, %(start)s::uuid)), "
     f"free AS (SELECT f.* FROM ranges AS r CROSS JOIN LATERAL ({_UNOWNED}) AS f UNION ALL "
     f"SELECT f.* FROM ranges AS r CROSS JOIN gone AS g CROSS JOIN LATERAL ({_LEFT}) AS f), "
-    "page AS MATERIALIZED (SELECT id, epoch FROM free LIMIT %(limit)b)"
+    "page AS MATERIALIZED (SELECT id, epoch FROM free LIMIT %(limit)s)"
 )
 # A row that another transaction has locked (a copy that replaces the device, say) is not waited
 # for. That alone does not keep two workers apart: what was locked and let go since our snapshot
@@ -58,11 +57,11 @@ _CLAIM = (
     f"{_FREE}, chosen AS MATERIALIZED (SELECT d.id, d.epoch FROM page AS p "
     "JOIN ratchetkeep.devices AS d ON d.id = p.id AND d.epoch = p.epoch "
     "FOR UPDATE OF d SKIP LOCKED), "
-    "taken AS (UPDATE ratchetkeep.devices AS d SET epoch = d.epoch + 1, owner = %(owner)b "
+    "taken AS (UPDATE ratchetkeep.devices AS d SET epoch = d.epoch + 1, owner = %(owner)s "
     "FROM chosen AS c WHERE d.id = c.id AND d.epoch = c.epoch "
     "RETURNING d.id, d.name, d.epoch, d.commits), "
     "noted AS (INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %(owner)b, %(name)t, clock_timestamp(), commits FROM taken) "
+    "SELECT id, epoch, %(owner)s, %(name)s, clock_timestamp(), commits FROM taken) "
     "SELECT name, id, epoch, commits FROM taken"
 )
 _COUNT = f"{_FREE} SELECT count(*) FROM page"
@@ -70,17 +69,13 @@ _WORKERS = (
     "SELECT o.id = %s, o.held, o.capacity FROM ratchetkeep.owners AS o "
     f"WHERE o.capacity IS NOT NULL AND {ALIVE}"
 )
+# The epoch: as where one is given back.
 _GIVE_BACK = (
-    "WITH given AS (UPDATE ratchetkeep.devices SET owner = NULL "
-    "WHERE id = ANY(%(ids)s) AND owner = %(owner)s RETURNING id, epoch) "
+    "WITH given AS (UPDATE ratchetkeep.devices AS d SET owner = NULL "
+    "FROM unnest(%(ids)b::uuid[], %(epochs)b::bigint[]) AS w (id, epoch) "
+    "WHERE d.id = w.id AND d.epoch = w.epoch AND d.owner = %(owner)b RETURNING d.id, d.epoch) "
     "DELETE FROM ratchetkeep.takeovers AS t USING given AS g "
-    "WHERE t.device = g.id AND t.epoch <= g.epoch - %(remembered)s"
-)
-_OURS = "SELECT id, epoch FROM ratchetkeep.devices WHERE owner = %s AND commits > 0"
-_GIVE_STRAYS = (
-    "UPDATE ratchetkeep.devices AS d SET owner = NULL "
-    "FROM unnest(%s::uuid[], %s::bigint[]) AS s (id, epoch) "
-    "WHERE d.id = s.id AND d.epoch = s.epoch AND d.owner = %s"
+    "WHERE t.device = g.id AND t.epoch <= g.epoch - %(remembered)b"
 )
 
 
@@ -106,9 +101,7 @@ class Survey(NamedTuple):
     free: int
 
 
-def claim(
-    connection: Connection, owner: UUID, limit: int, exclude: Collection[UUID]
-) -> list[Held]:
+def claim(connection: Connection, owner: UUID, limit: int, exclude: Collection[UUID]) -> list[Held]:
     """Take up to ``limit`` free devices, other than ``exclude``."""
     values = {**_values(owner, limit, exclude), "name": who()}
     return [Held(*row) for row in _planned_anew(connection, _CLAIM, values)]
@@ -122,11 +115,11 @@ def survey(connection: Connection, owner: UUID, limit: int, exclude: Collection[
     return Survey(others, int(free))
 
 
-def give_back(connection: Connection, owner: UUID, ids: Collection[UUID]) -> None:
-    """Let others have devices."""
-    # In the order in which a group of commits locks them.
-    values = {"ids": sorted(ids), "owner": owner, "remembered": REMEMBERED}
-    connection.execute(_GIVE_BACK, values)
+def give_back(connection: Connection, owner: UUID, epochs: Mapping[UUID, int]) -> None:
+    """Let others have devices that were the owner's in those epochs."""
+    ids = sorted(epochs)  # in the order in which a group of commits locks them
+    values = {"ids": ids, "epochs": [epochs[id] for id in ids], "owner": owner}
+    connection.execute(_GIVE_BACK, {**values, "remembered": REMEMBERED}, binary=True)
 
 
 def _values(owner: UUID, limit: int, exclude: Collection[UUID]) -> dict[str, Any]:
@@ -134,8 +127,10 @@ def _values(owner: UUID, limit: int, exclude: Collection[UUID]) -> dict[str, Any
 
 
 def _planned_anew(connection: Connection, statement: str, values: dict[str, Any]) -> list[Any]:
-    # Never prepared: a plan for any limit is one for a large one.
-    return connection.execute(statement.encode(), values, prepare=False, binary=True).fetchall()
+    # With the values in its text. As parameters they would be planned for as any values, and a
+    # plan for any limit reads and sorts all that is free.
+    with driver.ClientCursor(connection) as cursor:
+        return cursor.execute(statement.encode(), values).fetchall()
 
 
 class Claims:
@@ -144,8 +139,10 @@ class Claims:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        # The database may say of devices that they are ours, and nobody here knows of them.
-        self._may_have_strays = False
+        # No more than one at a time renews or claims: the hub takes for a stray, and gives back,
+        # what two renewals find owned and unknown.
+        self._guard = threading.Lock()
+        self._renewals = 0
 
     def join(self, capacity: int) -> None:
         """Be seen by other workers as one that takes so many devices.
@@ -157,79 +154,68 @@ class Claims:
             what = "another fleet of this process works on this database"
             raise InvalidValue(hub.url, what, "One fleet serves all devices of a process")
         try:
-            hub.join(capacity, hub.lease)
+            hub.join(capacity)
         except BaseException:
             hub.capacity = None
             raise
 
     def leave(self) -> None:
-        """Be no worker any more. If the database cannot be told, the lease tells it in time."""
-        with suppress(RatchetkeepError):
-            self._hub.join(None, _PATIENCE)
+        """Be no worker any more. If the database cannot be told now, it is with a renewal."""
+        self._hub.capacity = None
+        self._renew()
 
     def note_loss(self) -> None:
-        """A device was found lost: after an outage the database may say that it is ours still."""
-        self._may_have_strays = True
+        """A device was found lost. After an outage the database may say that it is ours still:
+        the next two renewals, which give it back, are not waited for."""
+        self._renewals = 2
 
     def survey(self, limit: int, exclude: Collection[str]) -> Survey:
         """Who else works, and how many devices are free, of up to ``limit``.
 
         :raises StoreUnreadable: if the database cannot be asked.
         """
-        hub, ids = self._hub, _ids(exclude)
-        if self._may_have_strays:
-            self._may_have_strays = False
-            self._asked(self._give_strays)
-        return self._asked(lambda connection: survey(connection, hub.owner, limit, ids))
+        hub = self._hub
+        if self._renewals:
+            self._renewals -= 1
+            self._renew()
+        ids = [rows.id_of(name) for name in exclude]
+        with self._told(), hub.link.connection() as connection:
+            return survey(connection, hub.owner, limit, ids)
 
     def claim(self, limit: int, exclude: Collection[str]) -> list[str]:
-        """Take up to ``limit`` free devices, other than ``exclude``; gives their names."""
-        try:
+        """Take up to ``limit`` free devices, other than ``exclude``; gives their names.
+
+        :raises StoreUnreadable: if the database cannot be asked.
+        """
+        with self._guard, self._told():
             names = self._hub.claim(limit, exclude)
-        except RatchetkeepError:
-            self._doubt()
-            raise
-        self._tell_number()
+        if names:
+            self._renew()
         return names
 
     def give_back(self, names: Collection[str]) -> None:
-        """Let others have devices. If the database cannot be told, it is told later."""
-        ids = self._hub.drop(names)
-        if ids and not self._hub.is_forked:
-            with suppress(RatchetkeepError):
-                self._asked(lambda connection: give_back(connection, self._hub.owner, ids))
-                self._tell_number()
+        """Let others have devices. If the database cannot be told now, it is with a renewal."""
+        self._hub.give_back_all(names)
+        self._renew()
 
-    def _tell_number(self) -> None:
-        """Let other workers see at once how many devices we have: they would wait for a third of
-        a lease, and take or give too many meanwhile."""
-        with suppress(RatchetkeepError):
-            self._asked(self._hub.keep)
-
-    def _give_strays(self, connection: Connection) -> None:
-        """Let others have what the database says is ours, and is not: we took it and did not get
-        the answer, or gave it back when nobody listened, or lost it while nobody could be asked."""
+    def _renew(self) -> None:
+        """Let other workers see at once how many devices we have: they would take or give too many
+        in the third of a lease until the next renewal."""
         hub = self._hub
-        ours = connection.execute(_OURS, (hub.owner,), binary=True).fetchall()
-        strays = hub.unknown(dict(ours))
-        if strays:
-            values = (list(strays), list(strays.values()), hub.owner)
-            connection.execute(_GIVE_STRAYS, values)
+        with (
+            self._guard,
+            suppress(RatchetkeepError),
+            self._told(),
+            hub.link.connection(_BRIEF) as connection,
+        ):
+            hub.keep(connection)
 
-    def _asked(self, call: Callable[[Connection], T]) -> T:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         hub = self._hub
-        try:
-            with mapped(hub.url, schema=SCHEMA):
-                return hub.retried(call, patience=0)
-        except RatchetkeepError:
-            self._doubt()
-            raise
-
-    def _doubt(self) -> None:
-        self._may_have_strays = True
-        with suppress(driver.Error):
-            self._hub.link.renew()
-
-
-def _ids(names: Collection[str]) -> list[UUID]:
-    return [rows.id_of(name) for name in names]
+        with mapped(hub.url, schema=SCHEMA):
+            try:
+                yield
+            except driver.Error as error:
+                hub.link.renew(error)
+                raise

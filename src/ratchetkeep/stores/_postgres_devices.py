@@ -40,8 +40,8 @@ _LISTING = (
 _COMMITS = "SELECT commits FROM ratchetkeep.devices WHERE id = %s"
 _COMMITTED = "SELECT committed FROM ratchetkeep.devices WHERE id = %s"
 _REMOVE = (
-    "WITH gone AS (DELETE FROM ratchetkeep.devices WHERE id = %(id)s AND owner = %(owner)s "
-    "RETURNING id), "
+    "WITH gone AS (DELETE FROM ratchetkeep.devices "
+    "WHERE id = %(id)s AND owner = %(owner)s AND epoch = %(epoch)s RETURNING id), "
     "records AS (DELETE FROM ratchetkeep.records AS r USING gone WHERE r.device = gone.id), "
     "takeovers AS (DELETE FROM ratchetkeep.takeovers AS t USING gone WHERE t.device = gone.id) "
     "SELECT EXISTS (SELECT 1 FROM gone) "
@@ -49,7 +49,7 @@ _REMOVE = (
 )
 _MARK = (
     "UPDATE ratchetkeep.devices SET moved_to = %s, moved_at = %s "
-    "WHERE id = %s AND owner = %s RETURNING commits"
+    "WHERE id = %s AND owner = %s AND epoch = %s RETURNING commits"
 )
 _MOVED = "SELECT moved_to, moved_at FROM ratchetkeep.devices WHERE id = %s"
 # What a server must not be set to, where commits are to survive a power cut.
@@ -95,13 +95,14 @@ def committed(connection: Connection, held: Held) -> datetime.datetime | None:
 
 def remove(connection: Connection, held: Held, owner: UUID) -> bool:
     """Remove a device with all that is kept of it; True if it is gone."""
-    row = connection.execute(_REMOVE, {"id": held.id, "owner": owner}).fetchone()
-    return row == (True,)
+    values = {"id": held.id, "owner": owner, "epoch": held.epoch}
+    return connection.execute(_REMOVE, values).fetchone() == (True,)
 
 
-def mark(connection: Connection, id: UUID, owner: UUID, mark: Moved) -> bool:
+def mark(connection: Connection, held: Held, owner: UUID, mark: Moved) -> bool:
     """Note where a device was moved to; False if it is another owner's."""
-    row = connection.execute(_MARK, (mark.to, mark.at, id, owner)).fetchone()
+    values = (mark.to, mark.at, held.id, owner, held.epoch)
+    row = connection.execute(_MARK, values).fetchone()
     return row is not None
 
 

@@ -101,10 +101,12 @@ class Hub:
     def _close(self) -> None:
         if self.is_forked:
             return
-        self._keeper.stop()
+        self._keeper.stop_renewing()
         if self._keeper.has_begun:
+            # Watched: a server that hangs would hold up the end of the program.
             with suppress(driver.Error), self.link.connection(BRIEF) as connection:
                 leases.forget_owner(connection, self.owner)
+        self._keeper.stop()
         if self._end_watching:
             self._end_watching()
         self.link.close()
@@ -162,8 +164,7 @@ class Hub:
             except driver.Error as error:
                 if is_last or not (is_lost(error) or is_rolled_back(error)):
                     raise
-                if is_lost(error):
-                    self.link.renew()
+                self.link.renew(error)
         raise AssertionError("the last try returns or raises")
 
     def tries(self, patience: float) -> Iterator[bool]:
@@ -209,47 +210,60 @@ class Hub:
             self.held[held.id] = held
         return held
 
-    def join(self, capacity: int | None, patience: float) -> None:
-        """Offer, as a worker of a fleet, to take so many devices; None: no longer."""
+    def join(self, capacity: int) -> None:
+        """Offer, as a worker of a fleet, to take so many devices."""
         self.capacity = capacity
         with mapped(self.url, schema=SCHEMA):
-            self._keeper.start()
-            self.retried(self.keep, patience=patience)
+            self._keeper.ensure()
+            self.retried(self.keep)
 
     def claim(self, limit: int, exclude: Collection[str] = ()) -> list[str]:
         """Have up to ``limit`` free devices from now on, other than ``exclude``; their names."""
         ids = [*map(rows.id_of, exclude), *self._taking]
         with mapped(self.url, schema=SCHEMA):
-            self._keeper.start()
+            self._keeper.ensure()
+            # One try: what the answer was lost of is given back with a renewal.
             with self.link.connection() as connection:
                 taken = claims.claim(connection, self.owner, limit, ids)
-        with self._lock:
-            # A thread that opens one of them by its name has taken it again since, or will.
-            ours = [each for each in taken if each.id not in self.held.keys() | self._taking]
-            return [self.enter(held).name for held in ours]
+        return [held.name for held in taken if self._enter_claimed(held)]
 
-    def drop(self, names: Collection[str]) -> list[UUID]:
-        """Have devices no longer, of which others are told by the caller; the ids of those that
-        we had."""
+    def _enter_claimed(self, held: Held) -> bool:
+        before = self.held.get(held.id)
+        if before is not None and before.epoch < held.epoch:
+            # It was taken from us and given back since, and nobody has noticed.
+            self.lose(before, TAKEN)
         with self._lock:
-            return [id for id in map(rows.id_of, names) if self.held.pop(id, None) is not None]
+            # A thread that opens it by its name has taken it again meanwhile, or will.
+            is_ours = held.id not in self.held.keys() | self._taking
+            if is_ours:
+                self.enter(held)
+            return is_ours
 
-    def unknown(self, ours: dict[UUID, int]) -> dict[UUID, int]:
-        """Those of ``ours``, as the database has them, that no thread here has or takes."""
+    def give_back_all(self, names: Collection[str]) -> None:
+        """As :meth:`give_back`, many devices at once."""
         with self._lock:
-            known = self.held.keys() | self._taking
-            return {id: epoch for id, epoch in ours.items() if id not in known}
+            found = [self.held.pop(rows.id_of(name), None) for name in names]
+            epochs = {held.id: held.epoch for held in found if held is not None}
+            self._taking.update(epochs)
+        try:
+            if epochs and not self.is_forked:
+                with suppress(driver.Error), self.link.connection(BRIEF) as connection:
+                    claims.give_back(connection, self.owner, epochs)
+        finally:
+            with self._lock:
+                self._taking.difference_update(epochs)
 
     def give_back(self, name: str) -> None:
         """Let others have a device. If the database cannot be told now, it is with a renewal."""
         id = rows.id_of(name)
         with self._lock:
-            if self.held.pop(id, None) is None or self.is_forked:
+            held = self.held.pop(id, None)
+            if held is None or self.is_forked:
                 return
             self._taking.add(id)  # or it might be taken again before it is given back
         try:
             with suppress(driver.Error), self.link.connection(BRIEF) as connection:
-                leases.give_back(connection, id, self.owner)
+                leases.give_back(connection, id, self.owner, held.epoch)
         finally:
             self._taking.discard(id)
 
@@ -288,6 +302,7 @@ class Hub:
         with self._lock:
             if self.held.get(held.id) is not held:
                 return error  # told before, or given back
+            held.ended = why
             del self.held[held.id]
         if self._recorder:
             self._recorder.leases_lost(KIND, 1)
@@ -310,16 +325,25 @@ class Hub:
         for id, held in before.items():
             if id not in owned:
                 self.lose(held, TAKEN)
-        strays = owned - self.held.keys() - self._taking
+        strays = owned.keys() - self.held.keys() - self._taking
         # Only what was one at the last renewal too: it may be taken, and not entered yet.
         for id in strays & self._strays:
-            leases.give_back(connection, id, self.owner)
+            leases.give_back(connection, id, self.owner, owned[id])
         self._strays = strays
 
     def expire(self) -> None:
         """The lease has run out, and the database cannot be asked who has the devices now."""
         for held in list(self.held.values()):
             self.lose(held, f"its lease of {self.lease:g} s ran out: the database did not answer")
+
+    def is_still_ours(self, held: Held) -> bool:
+        """Ask for a device that has another epoch than we know: what was sent to settle a commit
+        may have come late, and raised it."""
+        found = self.retried(lambda link: leases.settle(link, self.owner, [held.id]))
+        if held.id not in found:
+            return False
+        held.epoch, held.commits = found[held.id]
+        return True
 
     # -- reading
 

@@ -28,7 +28,9 @@ class Keeper:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._lock = threading.Lock()
+        # No more renewals; nothing is watched any more.
         self._ended = threading.Event()
+        self._is_over = threading.Event()
         self._threads: list[threading.Thread] = []
         # When the last renewal that came back was sent, by this process's clock.
         self._renewed = 0.0
@@ -58,10 +60,19 @@ class Keeper:
                 thread.start()
                 self._threads.append(thread)
 
+    def stop_renewing(self) -> None:
+        """Have the lease no longer. What hangs is ended still."""
+        self._ended.set()
+        self._join(self._threads[:1])
+
     def stop(self) -> None:
         """End the threads."""
         self._ended.set()
-        for thread in self._threads:
+        self._is_over.set()
+        self._join(self._threads)
+
+    def _join(self, threads: list[threading.Thread]) -> None:
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(self._hub.lease)
 
@@ -72,9 +83,9 @@ class Keeper:
             try:
                 with self._hub.link.connection() as connection:
                     self._hub.keep(connection)
-            except driver.Error:
+            except driver.Error as error:
                 # Also what is wrong with the tables: whoever reads or commits is told.
-                self._hub.link.renew()
+                self._hub.link.renew(error)
                 pause = self._hub.lease * RETRY
             else:
                 self._renewed = began
@@ -83,7 +94,7 @@ class Keeper:
     def _watch(self) -> None:
         pause = self._hub.lease * RETRY
         before, quiet_until = time.monotonic(), 0.0
-        while not self._ended.wait(pause):
+        while not self._is_over.wait(pause):
             now = time.monotonic()
             if now > before + pause + STOOD_STILL:
                 # The process was stopped, or its machine slept. The database may say that nobody

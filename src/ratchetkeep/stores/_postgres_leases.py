@@ -64,21 +64,24 @@ _RENEW = (
     "capacity = excluded.capacity) "
     "SELECT count(*) FROM ratchetkeep.devices WHERE owner = %(owner)s"
 )
-_OWNED = "SELECT id FROM ratchetkeep.devices WHERE owner = %s"
+_OWNED = "SELECT id, epoch FROM ratchetkeep.devices WHERE owner = %s"
 _SETTLE = (
     "UPDATE ratchetkeep.devices SET epoch = epoch + 1 WHERE id = ANY(%s) AND owner = %s "
     "RETURNING id, epoch, commits"
 )
 _END = (
-    "SELECT commits FROM ratchetkeep.takeovers WHERE device = %s AND epoch > %s "
-    "ORDER BY epoch LIMIT 1"
+    "SELECT commits FROM ratchetkeep.takeovers WHERE device = %(id)s AND epoch > %(epoch)s "
+    # Or those in between are forgotten, and the oldest that is left tells of another owner's end.
+    "AND EXISTS (SELECT 1 FROM ratchetkeep.takeovers "
+    "WHERE device = %(id)s AND epoch <= %(epoch)s) ORDER BY epoch LIMIT 1"
 )
-# One that was made and never committed anything leaves no trace.
+# One that was made and never committed anything leaves no trace. The epoch: what comes late must
+# not take the device from whoever has it by then, even in the same process.
 _GIVE_BACK = (
     "WITH unmade AS (DELETE FROM ratchetkeep.devices "
-    "WHERE id = %(id)s AND owner = %(owner)s AND commits = 0 RETURNING id), "
-    "free AS (UPDATE ratchetkeep.devices SET owner = NULL "
-    "WHERE id = %(id)s AND owner = %(owner)s AND commits > 0 RETURNING id, epoch) "
+    "WHERE id = %(id)s AND owner = %(owner)s AND epoch = %(epoch)s AND commits = 0 RETURNING id), "
+    "free AS (UPDATE ratchetkeep.devices SET owner = NULL WHERE id = %(id)s "
+    "AND owner = %(owner)s AND epoch = %(epoch)s AND commits > 0 RETURNING id, epoch) "
     "DELETE FROM ratchetkeep.takeovers AS t WHERE t.device = %(id)s "
     "AND (t.device IN (SELECT id FROM unmade) "
     "OR t.epoch <= (SELECT epoch FROM free) - %(remembered)s)"
@@ -98,6 +101,7 @@ class Held:
     :ivar commits: how many it has.
     :ivar lost: called when it is found lost.
     :ivar failed: why it takes no more commits, if so.
+    :ivar ended: why the process has it no more, if so.
     """
 
     name: str
@@ -106,6 +110,7 @@ class Held:
     commits: int
     lost: Callable[[OwnershipLost], None] | None = None
     failed: str = ""
+    ended: str = ""
 
 
 def take(
@@ -144,9 +149,10 @@ def renew(
     return int(count)
 
 
-def owned(connection: Connection, owner: UUID) -> set[UUID]:
-    """The devices of an owner."""
-    return {id for (id,) in connection.execute(_OWNED, (owner,))}
+def owned(connection: Connection, owner: UUID) -> dict[UUID, int]:
+    """The devices of an owner, with their epochs."""
+    found = connection.execute(_OWNED, (owner,), binary=True)
+    return {id: int(epoch) for id, epoch in found}
 
 
 def settle(connection: Connection, owner: UUID, ids: Sequence[UUID]) -> dict[UUID, tuple[int, int]]:
@@ -159,13 +165,14 @@ def settle(connection: Connection, owner: UUID, ids: Sequence[UUID]) -> dict[UUI
 def commits_of_epoch(connection: Connection, id: UUID, epoch: int) -> int | None:
     """How many commits a device had when another owner took it over after ``epoch``; None if nobody
     knows."""
-    row = connection.execute(_END, (id, epoch), binary=True).fetchone()
+    row = connection.execute(_END, {"id": id, "epoch": epoch}, binary=True).fetchone()
     return None if row is None else int(row[0])
 
 
-def give_back(connection: Connection, id: UUID, owner: UUID) -> None:
-    """Let others have a device."""
-    connection.execute(_GIVE_BACK, {"id": id, "owner": owner, "remembered": REMEMBERED})
+def give_back(connection: Connection, id: UUID, owner: UUID, epoch: int) -> None:
+    """Let others have a device that was the owner's in ``epoch``."""
+    values = {"id": id, "owner": owner, "epoch": epoch, "remembered": REMEMBERED}
+    connection.execute(_GIVE_BACK, values)
 
 
 def forget_owner(connection: Connection, owner: UUID) -> None:

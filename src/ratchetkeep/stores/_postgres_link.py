@@ -27,14 +27,29 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-# A server that is set to answer before the disk does must not, for us. A row that another
-# transaction has locked is not waited for without end.
-_SETTINGS = (
-    "SELECT set_config('lock_timeout', %s, false), set_config('synchronous_commit', "
-    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' "
-    "ELSE current_setting('synchronous_commit') END, false)"
+# What a connection's session is set to, where the server knows such a setting and has it otherwise.
+_SETTINGS = {
+    # A row that another transaction has locked is not waited for without end.
+    "lock_timeout": "5s",
+    # All of our statements are made for an index. The planner does not know yet how many rows there
+    # are while a fleet is being set up, and it plans as well without the values: planning anew for
+    # each commit would cost as much as carrying it out.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    # What a plan might cost is no measure of what it does cost here: compiling it would take longer
+    # than any of our statements, a quarter of a second each time.
+    "jit": "off",
+}
+_SET = "SELECT set_config(%s, %s, false) WHERE current_setting(%s, true) IS NOT NULL"
+# A server that is set to answer before the disk does must not, for us.
+_SET_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit', true) = 'off'"
 )
-LOCK_TIMEOUT = "5s"
+
+# Seconds that a connection is waited for at a time. The pool gives up connecting after a second,
+# and begins again when it is asked again.
+GETTING = 1.5
 
 # SQL states of a server that is gone or goes, and of one that may not write (any more).
 _GONE = ("08", "57P")
@@ -58,7 +73,10 @@ def is_rolled_back(error: driver.Error) -> bool:
 
 
 def _configure(connection: Connection) -> None:
-    connection.execute(_SETTINGS, (LOCK_TIMEOUT,))
+    with connection.pipeline():
+        for name, value in _SETTINGS.items():
+            connection.execute(_SET, (name, value, name))
+        connection.execute(_SET_DURABLE)
 
 
 def open_one(conninfo: str, url: str) -> Connection:
@@ -82,7 +100,7 @@ class Link:
     :param conninfo: libpq's URL, with the password.
     :param url: the same for errors, without it.
     :param most: how many connections there may be.
-    :param patience: seconds that a connection or an answer may take.
+    :param patience: seconds that an answer may take.
     """
 
     def __init__(self, conninfo: str, url: str, most: int, patience: float) -> None:
@@ -102,6 +120,7 @@ class Link:
             raise UnknownStore(url, "needs psycopg_pool, which is not installed", INSTALL) from None
         # libpq takes no less than 2 seconds.
         ours["connect_timeout"] = max(2, min(int(ours["connect_timeout"]), int(self._patience)))
+        self._none_free = psycopg_pool.PoolTimeout
         # Whoever set up no logging would get the pool's warnings of each outage on stderr.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         return psycopg_pool.ConnectionPool(
@@ -123,24 +142,29 @@ class Link:
         self._pool.open()
 
     @contextmanager
-    def connection(self, patience: float | None = None) -> Iterator[Connection]:
+    def connection(self, patience: float = GETTING) -> Iterator[Connection]:
         """A connection; what the driver raises comes as it is.
 
-        :param patience: how many seconds to wait for one, if other than for an answer.
+        :param patience: how many seconds to wait for one.
         :raises psycopg.OperationalError: if there is none to be had in time.
         """
-        with self._pool.connection(patience or self._patience) as connection:
-            number = next(self._numbers)
-            self._busy[number] = (connection, time.monotonic())
-            try:
-                yield connection
-            finally:
-                self._busy.pop(number, None)
+        connection = self._pool.getconn(patience)
+        number = next(self._numbers)
+        self._busy[number] = (connection, time.monotonic())
+        try:
+            yield connection
+        finally:
+            self._busy.pop(number, None)
+            # Each statement is a transaction of its own. The pool rolls back what an interrupt left
+            # open, and replaces a connection that was lost.
+            self._pool.putconn(connection)
 
-    def renew(self) -> None:
+    def renew(self, after: driver.Error) -> None:
         """Replace all connections: after one was lost, the others most likely are too. To ask each
         of them would hang where the network swallows what is sent."""
-        self._pool.drain()
+        # If none was free in time, all may be in use, and whole.
+        if is_lost(after) and not isinstance(after, self._none_free):
+            self._pool.drain()
 
     def cut_hanging(self) -> None:
         """End connections that have not answered for too long: their callers get an error."""

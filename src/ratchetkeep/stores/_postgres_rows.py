@@ -52,10 +52,22 @@ _FENCE = (
     "FROM unnest(%b::uuid[], %b::bigint[]) AS w (id, epoch) "
     "WHERE d.id = w.id AND d.epoch = w.epoch RETURNING d.id)"
 )
+# The same of one device, as most commits are. For a join the server may read the table of devices
+# from end to end, as long as that seems cheaper than some look-ups in the index.
+_FENCE_ONE = (
+    "WITH mine AS (UPDATE ratchetkeep.devices AS d "
+    "SET commits = d.commits + 1, committed = clock_timestamp() "
+    "WHERE d.id = %b AND d.epoch = %b RETURNING d.id)"
+)
 _PUT = (
     ", put AS (INSERT INTO ratchetkeep.records (device, family, id, data) "
     "SELECT p.* FROM unnest(%b::uuid[], %t::text[], %t::text[], %b::bytea[]) "
     "AS p (device, family, id, data) JOIN mine ON mine.id = p.device "
+    "ON CONFLICT (device, family, id) DO UPDATE SET data = excluded.data)"
+)
+_PUT_ONE = (
+    ", put AS (INSERT INTO ratchetkeep.records (device, family, id, data) "
+    "SELECT mine.id, %t, %t, %b FROM mine "
     "ON CONFLICT (device, family, id) DO UPDATE SET data = excluded.data)"
 )
 _DROP = (
@@ -133,13 +145,21 @@ def write(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
     """Carry out the writes of several devices in one transaction, durable on return: of each
     device all, or nothing if its epoch is another one. Gives those that were carried out."""
     # In one order: two transactions that lock the same rows in two would wait for each other.
-    writes = sorted(writes)
+    writes = sorted(writes, key=lambda write: write.id.int)
     puts = [(w.id, k, data) for w in writes for k, data in w.changes.items() if data is not None]
     drops = [(w.id, key) for w in writes for key, data in w.changes.items() if data is None]
-    values: list[list[object]] = [[w.id for w in writes], [w.epoch for w in writes]]
-    values += [[id for id, _, _ in puts], *_columns(key for _, key, _ in puts)]
-    values.append([data for _, _, data in puts])
-    statement = _FENCE + _PUT
+    values: list[object] = [[w.id for w in writes], [w.epoch for w in writes]]
+    statement = _FENCE
+    if len(writes) == 1:
+        statement, values = _FENCE_ONE, [writes[0].id, writes[0].epoch]
+    if len(writes) == len(puts) == 1:
+        _, key, data = puts[0]
+        statement += _PUT_ONE
+        values += [*key, data]
+    else:
+        statement += _PUT
+        values += [[id for id, _, _ in puts], *_columns(key for _, key, _ in puts)]
+        values.append([data for _, _, data in puts])
     if drops:
         statement += _DROP
         values += [[id for id, _ in drops], *_columns(key for _, key in drops)]

@@ -74,6 +74,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
 VERSION = max(UPGRADES)
 
 _THERE = "SELECT to_regclass('ratchetkeep.upgrades') IS NOT NULL"
+_HAS_DEVICES = "SELECT to_regclass('ratchetkeep.devices') IS NOT NULL"
 _VERSION = "SELECT max(version) FROM ratchetkeep.upgrades"
 _RECORD = (
     "INSERT INTO ratchetkeep.upgrades (version, at) VALUES (%s, clock_timestamp()) "
@@ -115,9 +116,14 @@ def prepare(
     :param upgrade: upgrade those of an older version.
     :returns: False if there are none, and none were made.
     :raises UnsupportedVersion: if a newer version made them; or an older one, unless ``upgrade``.
+    :raises StoreDamaged: if there are tables, and nothing tells their version.
     """
     newest = max(upgrades)
+    # Looked for first: another process may be making everything just now.
+    (has_devices,) = connection.execute(_HAS_DEVICES).fetchone() or (False,)
     found = version_of(connection)
+    if has_devices and not found:
+        raise StoreDamaged(url, "has tables of ours without the record of their version")
     if found > newest:
         what = f"has tables of version {found}, this is version {newest}"
         raise UnsupportedVersion(url, what)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from ratchetkeep.errors import CommitFailed, DeviceExists, StoreInUse
+from ratchetkeep.errors import CommitFailed, DeviceExists, RatchetkeepError, StoreInUse
 from ratchetkeep.model import Key
 
 from . import _postgres_rows as rows
@@ -81,7 +81,8 @@ class PostgresStage:
         if made is None:
             raise self._exists("was made by another program meanwhile")
         epoch, commits = made
-        connection.execute(_NOTE, (self._id, epoch, self._mark, who(), commits))
+        # How many there were before: the last owner may ask whether its last one is among them.
+        connection.execute(_NOTE, (self._id, epoch, self._mark, who(), commits - 1))
 
     def _check_free(self, commits: int, is_alive: bool, holder: str) -> None:
         if commits and not self._overwrite:
@@ -113,10 +114,22 @@ class PostgresStage:
                 raise driver.OperationalError("the server rolled the transaction back")
 
     def _was_published(self) -> bool:
-        """After the connection was lost: whether the transaction was carried out."""
+        """After the connection was lost: whether the transaction was carried out.
+
+        :raises CommitFailed: if that cannot be found out.
+        """
+        hub = self._store.hub()
+        assert hub is not None  # noqa: S101 - the tables were made
+        for _ in hub.tries(hub.lease):
+            with suppress(driver.Error, RatchetkeepError):
+                return self._is_noted()
+        what = "the connection was lost at the end of a copy, and nobody knows whether it is there"
+        raise CommitFailed(self._store.url, what, "Look with `ratchetkeep devices`")
+
+    def _is_noted(self) -> bool:
         connection = open_one(self._store.conninfo, self._store.url)
         try:
-            # Waits for it, if it is still under way.
+            # Waits for the other transaction, if it is still under way.
             connection.execute("BEGIN")
             connection.execute(_MAKE, (self._id, self._device))
             connection.execute(_LOOK, (self._id,))

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from ratchetkeep.errors import (
     CommitFailed,
+    DeviceExists,
     NoDevice,
     OwnershipLost,
     ReadOnly,
@@ -33,6 +34,7 @@ from . import _postgres_leases as leases
 from . import _postgres_rows as rows
 from . import _postgres_schema as schema
 from ._moved import Moved, moved_now
+from ._postgres_applying import TAKEN
 from ._postgres_driver import Connection, driver, mapped
 from ._postgres_hub import KIND, Hub
 from ._postgres_leases import Held
@@ -63,7 +65,8 @@ class PostgresStore(Store):
         self.url = url
         self.conninfo, self._lease, self._connections = settings(conninfo, url)
         self._hub: Hub | None = None
-        self._owned: set[str] = set()
+        # None if it was lost before it was adopted.
+        self._owned: dict[str, Held | None] = {}
         self._adopted: set[str] = set()
         self._readers: dict[str, Connection] = {}
         self._lock = threading.RLock()
@@ -77,6 +80,10 @@ class PostgresStore(Store):
         :param upgrade: upgrade those of an older version.
         """
         with self._lock:
+            if self._is_forked:
+                # Its connections are the parent's too: each would get the other's answers.
+                what = "was opened by another process, which forked this one"
+                raise OwnershipLost(self.url, what)
             if self._hub is None:
                 self._hub = Hub.attach(self.conninfo, self.url, self._lease, self._connections)
             return self._hub if self._hub.prepare(make=make, upgrade=upgrade) else None
@@ -142,15 +149,15 @@ class PostgresStore(Store):
         if hub is None:
             raise self._no_device(device)
         try:
-            hub.take(device, create=create, steal=steal)
+            self._owned[device] = hub.take(device, create=create, steal=steal)
         except NoDevice:
             raise self._no_device(device) from None
-        self._owned.add(device)
 
     def adopt(self, device: str) -> None:
         """Have a device that the hub took as one of many: the next to acquire it has it."""
         self._check_free(device)
-        self._owned.add(device)
+        hub = self.hub()
+        self._owned[device] = hub.held.get(rows.id_of(device)) if hub else None
         self._adopted.add(device)
 
     def _no_device(self, device: str) -> NoDevice:
@@ -177,10 +184,10 @@ class PostgresStore(Store):
             with suppress(driver.Error):
                 reader.close()
         self._adopted.discard(device)
-        if device in self._owned:
-            self._owned.discard(device)
-            if self._hub is not None:
-                self._hub.give_back(device)
+        held = self._owned.pop(device, None)
+        # After a loss another store of this process may have it again: that one goes on.
+        if held is not None and self._hub is not None and self._hub.held.get(held.id) is held:
+            self._hub.give_back(device)
 
     @property
     def _is_forked(self) -> bool:
@@ -244,26 +251,32 @@ class PostgresStore(Store):
         commits = self._reading(device, table.commits_of)
         return f"an entry and {self.count(device)} records" if commits else ""
 
+    def check_vacant(self, device: str, *, overwrite: bool) -> None:
+        # By its name, and not among all of them: a copy of thousands asks for each.
+        if not overwrite and self._asked(lambda link: table.is_there(link, device), False):
+            raise DeviceExists(self.url, f"holds a device {device!r} already")
+
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
         return PostgresStage(self, device, overwrite)
 
     def remove(self, device: str) -> None:
         self._change(device, table.remove)
-        self._owned.discard(device)
+        self._owned.pop(device, None)
         assert self._hub is not None  # noqa: S101 - it was writable
         self._hub.forget_device(device)
 
     def mark_moved(self, device: str, to: str) -> None:
         mark = moved_now(to)
-        self._change(device, lambda link, held, owner: table.mark(link, held.id, owner, mark))
+        self._change(device, lambda link, held, owner: table.mark(link, held, owner, mark))
 
     def _change(self, device: str, call: Callable[[Connection, Held, Any], bool]) -> None:
         """Change the device's own row; ``call`` gives False if it is another owner's."""
         hub = self._writable(device)
         held = hub.the(device)
         with mapped(self.url, lambda what: CommitFailed(self.url, what), schema=SCHEMA):
-            if not hub.retried(lambda connection: call(connection, held, hub.owner)):
-                raise hub.lose(held, "was taken over by another owner")
+            while not hub.retried(lambda connection: call(connection, held, hub.owner)):
+                if not hub.is_still_ours(held):
+                    raise hub.lose(held, TAKEN)
 
     def moved(self, device: str) -> Moved | None:
         reader = self._readers.get(device)
