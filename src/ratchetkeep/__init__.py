@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ratchetkeep._device_store import DeviceStore, open_store
 from ratchetkeep._transaction import Transaction
 from ratchetkeep.copy import Converted, CopySummary, LeftBehind, NotHeldByTarget, copy_device
+from ratchetkeep.copy_all import CopyAllSummary, DeviceCopy, copy_all
 from ratchetkeep.device import Device, create_device, open_device
 from ratchetkeep.errors import (
     CommitFailed,
@@ -39,10 +40,12 @@ __all__ = [
     "AsyncTransaction",
     "CommitFailed",
     "Converted",
+    "CopyAllSummary",
     "CopySummary",
     "Credentials",
     "DecodeError",
     "Device",
+    "DeviceCopy",
     "DeviceExists",
     "DeviceMoved",
     "DeviceStore",
@@ -69,6 +72,7 @@ __all__ = [
     "Transaction",
     "UnknownStore",
     "UnsupportedVersion",
+    "copy_all",
     "copy_device",
     "create_device",
     "inspect_device",

@@ -30,7 +30,7 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores import urls
 
-__all__ = ["Helpers", "Worker", "helpers", "main"]
+__all__ = ["Helpers", "Worker", "framed", "helpers", "main", "read_frame"]
 
 MOST_WORKERS = 4
 
@@ -145,14 +145,14 @@ class Worker:
         with suppress(OSError):  # one that has ended already does not greet
             self._to.write(json.dumps(sys.path).encode() + b"\n")
             self._to.flush()
-        self._setup = _framed(setup)
+        self._setup = framed(setup)
         self._is_ready: bool | None = None
 
     def _check_ready(self) -> None:
         """:raises OSError: if the process has not greeted, and is not ours."""
         if self._is_ready is None:
             said, _, _ = select.select([self._from], [], [], PATIENCE)
-            self._is_ready = bool(said) and _read_frame(self._from) == GREETING
+            self._is_ready = bool(said) and read_frame(self._from) == GREETING
         if not self._is_ready:
             raise OSError("no helper was started")
 
@@ -161,13 +161,13 @@ class Worker:
         try:
             self._check_ready()
             self._send(_encode(chunk))
-            answer = _read_frame(self._from)
+            answer = read_frame(self._from)
             return None if answer is None else _decode_answer(answer)
         except (OSError, ValueError, msgspec.MsgspecError):
             return None
 
     def _send(self, asked: bytes) -> None:
-        self._to.write(self._setup + _framed(asked))
+        self._to.write(self._setup + framed(asked))
         self._to.flush()
         self._setup = b""
 
@@ -181,7 +181,7 @@ class Worker:
         """The digest of the source; None if it could not be read."""
         with suppress(OSError, ValueError):
             self._check_ready()
-            return _read_frame(self._from)
+            return read_frame(self._from)
         return None
 
     def end(self) -> None:
@@ -193,11 +193,13 @@ class Worker:
                 pipe.close()
 
 
-def _framed(data: bytes) -> bytes:
+def framed(data: bytes) -> bytes:
+    """Bytes as they go through a pipe."""
     return _LENGTH.pack(len(data)) + data
 
 
-def _read_frame(pipe: IO[bytes]) -> bytes | None:
+def read_frame(pipe: IO[bytes]) -> bytes | None:
+    """The next bytes that :func:`framed` made; None if the other end is gone."""
     head = pipe.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
@@ -226,18 +228,18 @@ def _processors() -> int:
 def main() -> None:
     """What a process does until nobody asks any more."""
     source, target = sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")
-    target.write(_framed(GREETING))
+    target.write(framed(GREETING))
     target.flush()
-    setup = _read_frame(source)
+    setup = read_frame(source)
     if setup is None:
         return
     recipe, raw = _decode_setup(setup)
     work = _Work(recipe, native.decode(CREDENTIALS, raw))
-    while (asked := _read_frame(source)) is not None:
+    while (asked := read_frame(source)) is not None:
         answer = b""
         with suppress(Exception):  # the copy meets it itself
             answer = work.tried(_decode_chunk(asked)) if asked else work.digest()
-        target.write(_framed(answer))
+        target.write(framed(answer))
         target.flush()
 
 

@@ -88,11 +88,13 @@ def survey(
     *,
     keep: bool = True,
     recipe: Recipe | None = None,
+    has_findings: bool = False,
 ) -> Survey:
     """Read, check and try everything; nothing is written.
 
     :param keep: keep what the target is to hold, for :func:`write`.
     :param recipe: how other processes can do the same with single records.
+    :param has_findings: somebody has looked for what is the matter with the source as a whole.
     """
     total = reader.count(device)
     raw = reader.read(device, [CREDENTIALS]).get(CREDENTIALS)
@@ -109,7 +111,8 @@ def survey(
         read = map(digest.add, chunks(reader, device, CHUNK))
         trial = Trial(reader, device, target, credentials)
         with _helpers(recipe if total >= HELPED else None, credentials) as helpers:
-            found.findings += reader.findings(device)
+            if not has_findings:
+                found.findings += reader.findings(device)
             refuse_errors(found.findings)
             for chunk, tried in _tried(read, trial, target, helpers):
                 report("check", done, total)

@@ -44,6 +44,8 @@ __all__ = ["Completed", "Rest", "completed"]
 SUFFIX = ".ratchetkeep-rest"
 NEW = ".new"
 DEVICE = "rest"
+# Of what a side file is called by; more is told by a digest.
+_LONGEST = 100
 
 # The encoding of what is kept: the record's native bytes, and what the target got of it, or None.
 # What it got is kept too, and never worked out anew: another version may spell it otherwise.
@@ -69,7 +71,10 @@ def _path_of(target: urls.Target, credentials: Credentials) -> str:
     name = "" if target.device == DEFAULT_DEVICE else target.device
     if target.kind == "whatsmeow":  # whose devices are called by their JIDs, named or not
         name = (credentials.me and to_whatsmeow_jid(credentials.me.id)) or name
-    name = "." + quote(name, safe="@:+") if name else ""
+    name = quote(name, safe="@:+")
+    if len(name) > _LONGEST:  # as a file's name; the side file itself says whose it is
+        name = f"{name[:_LONGEST]}~{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+    name = "." + name if name else ""
     return os.path.realpath(target.path) + name + SUFFIX
 
 
@@ -84,11 +89,12 @@ class Rest:
     since it is not about what is in the target then.
 
     :param keep: keep what the target cannot hold; else there is to be no side file.
+    :param is_swept: what killed copies were putting together was removed already.
     :raises NotHeld: if there is no place for one.
     """
 
-    def __init__(self, target: urls.Target, *, keep: bool) -> None:
-        self._target, self._keep = target, keep
+    def __init__(self, target: urls.Target, *, keep: bool, is_swept: bool = False) -> None:
+        self._target, self._keep, self._is_swept = target, keep, is_swept
         self._path = ""
         self._stage: Stage | None = None
         if keep and not _has_place(target):
@@ -108,12 +114,12 @@ class Rest:
             yield
             return
         # Under another name until all of it is there: what an earlier copy left may be damaged.
-        _remove(self._path + NEW)
+        self._remove(self._path + NEW)
         try:
             with _side_file(self._path + NEW).stage(DEVICE, overwrite=False) as self._stage:
                 yield
         finally:
-            _remove(self._path + NEW)
+            self._remove(self._path + NEW)
 
     def write(
         self,
@@ -160,9 +166,9 @@ class Rest:
         if not self._path:
             return  # there is no place for one
         try:
-            _remove(self._path)
+            self._remove(self._path)
             if self._stage is None:
-                _remove(self._path + NEW)
+                self._remove(self._path + NEW)
             else:
                 Disk().rename(self._path + NEW, self._path)
                 Disk().sync_folder(os.path.dirname(self._path))
@@ -170,20 +176,20 @@ class Rest:
             what = f"cannot be written: {error.strerror}"
             raise CommitFailed(self._path, what, "The target was not changed") from None
 
-
-def _remove(path: str) -> None:
-    """Remove a side file, and what a killed copy may have left of it: all of them hold keys."""
-    disk = Disk()
-    folder, name = os.path.split(path)
-    if not disk.is_folder(folder):
-        return
-    sweep(disk, folder, f"{name}.stage-")
-    left = [path + suffix for suffix in ("", "-wal", "-shm", ".lock", ".owner")]
-    left = [each for each in left if disk.exists(each)]
-    for each in left:
-        disk.unlink(each)
-    if left:
-        disk.sync_folder(folder)
+    def _remove(self, path: str) -> None:
+        """Remove a side file, and what a killed copy may have left of it: all of them hold keys."""
+        disk = Disk()
+        folder, name = os.path.split(path)
+        if not disk.is_folder(folder):
+            return
+        if not self._is_swept:
+            sweep(disk, folder, f"{name}.stage-")
+        left = [path + suffix for suffix in ("", "-wal", "-shm", ".lock", ".owner")]
+        left = [each for each in left if disk.exists(each)]
+        for each in left:
+            disk.unlink(each)
+        if left:
+            disk.sync_folder(folder)
 
 
 def _native(key: Key, value: Any) -> bytes:

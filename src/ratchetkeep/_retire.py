@@ -10,7 +10,7 @@ from ratchetkeep.errors import CommitFailed, NotHeld, RatchetkeepError, StoreInU
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
 
-__all__ = ["mark_source", "reading", "refuse_owner"]
+__all__ = ["mark_source", "reading", "refuse_owner", "refuse_unmarkable"]
 
 
 @contextmanager
@@ -25,10 +25,8 @@ def reading(
     """
     store = urls.open_target(source)
     try:
-        if to_mark and store.no_mark:
-            remedy = "Copy without retiring, and see to it that the source is not used any more"
-            what = f"cannot be marked as moved: {store.no_mark}"
-            raise NotHeld(store.url, what, remedy)
+        if to_mark:
+            refuse_unmarkable(store)
         store.acquire(source.device, read_only=not owned, create=False)
         if not from_retired:
             store.refuse_moved(source.device)
@@ -37,6 +35,14 @@ def reading(
         yield store
     finally:
         store.close()
+
+
+def refuse_unmarkable(store: Store) -> None:
+    """:raises NotHeld: if a device of the store cannot be marked as moved."""
+    if store.no_mark:
+        remedy = "Copy without retiring, and see to it that the source is not used any more"
+        what = f"cannot be marked as moved: {store.no_mark}"
+        raise NotHeld(store.url, what, remedy)
 
 
 def refuse_owner(store: Store, device: str, *, even_of_snapshots: bool = False) -> None:

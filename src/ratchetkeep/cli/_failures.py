@@ -120,13 +120,17 @@ def tell(error: Exception, *, as_json: bool) -> int:
     if failure.code == BUG and os.environ.get(DEBUG):
         _trace(error)
     if as_json:
-        told = {name: getattr(failure, name) for name in ("kind", "place", "what", "remedy")}
-        out.complain(json.dumps({"error": told}))
+        out.complain(json.dumps({"error": error_json(failure)}))
         return failure.code
     place = f"{out.clean(failure.place)}: " if failure.place else ""
     out.complain(f"error: {place}{out.clean(failure.what)}")
     out.complain(f"next:  {out.clean(failure.remedy)}")
     return failure.code
+
+
+def error_json(failure: Failure) -> dict[str, str]:
+    """An error as ``--json`` tells of it."""
+    return {name: getattr(failure, name) for name in ("kind", "place", "what", "remedy")}
 
 
 def _trace(error: BaseException | None) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-STEPS = {"check": "checking", "rest": "keeping the rest", "write": "writing"}
+STEPS = {
+    "check": "checking",
+    "rest": "keeping the rest",
+    "write": "writing",
+    "copy": "copying",
+}
 
 
 class Bar:
@@ -18,6 +24,7 @@ class Bar:
 
     :ivar written: True once every record is written and only putting it in place is left.
     :ivar finished: True once the copy is in place; set by the command.
+    :ivar more: what is told behind the bar.
     """
 
     def __init__(self) -> None:
@@ -26,6 +33,7 @@ class Bar:
         self._shown = _can_draw()
         self._progress: Progress | None = None
         self._step = ""
+        self.more = ""
 
     def report(self, step: str, done: int, total: int) -> None:
         """``done`` of ``total`` records of a step."""
@@ -35,8 +43,8 @@ class Bar:
         if step != self._step or self._progress is None:
             self.hide()
             self._progress, self._step = _start(), step
-            self._progress.add_task(STEPS.get(step, step), total=total)
-        self._progress.update(self._progress.task_ids[0], completed=done)
+            self._progress.add_task(STEPS.get(step, step), total=total, more="")
+        self._progress.update(self._progress.task_ids[0], completed=done, more=self.more)
 
     def hide(self) -> None:
         """Wipe the bar, so that something else can be printed; the next report shows it again."""
@@ -56,6 +64,29 @@ class Bar:
         self.hide()
 
 
+class AllBar(Bar):
+    """Shows how far a copy of many devices is; :meth:`report` is what ``copy_all`` calls.
+
+    :ivar step: ``check`` or ``copy``.
+    :ivar done: devices that this step is done with.
+    :ivar total: of how many.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step, self.done, self.total = "", 0, 0
+        self._since = 0.0
+
+    def report(self, step: str, done: int, total: int, records: int = 0) -> None:
+        """``done`` of ``total`` devices of a step, with so many records."""
+        if step != self.step:
+            self._since = time.monotonic()
+        self.step, self.done, self.total = step, done, total
+        took = time.monotonic() - self._since
+        self.more = f"{records / took:,.0f} records/s" if took > 1 else ""
+        super().report(step, done, total)
+
+
 def _can_draw() -> bool:
     # A dumb terminal cannot go back in a line: every update would be a new one.
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -67,7 +98,8 @@ def _start() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    more = TextColumn("{task.fields[more]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), more)
     progress = Progress(
         *columns,
         console=Console(stderr=True),

@@ -11,7 +11,7 @@ from ratchetkeep.cli import _output as out
 from ratchetkeep.cli._output import age, clean, number, pairs, say, stamp
 
 if TYPE_CHECKING:
-    from ratchetkeep.copy import CopySummary, NotHeldByTarget
+    from ratchetkeep.copy import CopySummary, LeftBehind, NotHeldByTarget
     from ratchetkeep.inspect import DeviceSummary, PreKeyStock
     from ratchetkeep.repair import Repair
     from ratchetkeep.stores.base import Finding, Listed
@@ -206,12 +206,8 @@ def show_plan(summary: CopySummary) -> None:
     )
     say()
     _show_converted(summary)
-    lost = [each for each in summary.not_held if not each.derived]
-    _show_not_held("left out, made again or not needed there:", summary.not_held, derived=True)
-    _show_not_held("LOST, the target has no place for it:", summary.not_held, derived=False)
-    if not lost:
-        say("lost: nothing")
-    _show_left_behind(summary)
+    show_not_held(summary.not_held)
+    show_left_behind(summary.left_behind)
     _show_source_findings(summary)
 
 
@@ -222,7 +218,7 @@ def _converted(summary: CopySummary) -> str:
     if count <= summary.total:
         return f"{count} of {summary.total + 1}, as listed"
     ways = {(each.source, each.target) for each in summary.converted}
-    return f"all of it, {_way(*ways.pop())}" if len(ways) == 1 else "all of it, as listed"
+    return f"all of it, {way(*ways.pop())}" if len(ways) == 1 else "all of it, as listed"
 
 
 def _show_converted(summary: CopySummary) -> None:
@@ -239,13 +235,22 @@ def _show_converted(summary: CopySummary) -> None:
         what = "the credentials"
         if each.family != "credentials":
             what = number(each.count, f"{each.family} record")
-        say(f"  {what}, {_way(each.source, each.target)}")
+        say(f"  {what}, {way(each.source, each.target)}")
     if is_all and families > 1:
-        say(f"  all else, {_way(*common)}")
+        say(f"  all else, {way(*common)}")
 
 
-def _way(source: str, target: str) -> str:
+def way(source: str, target: str) -> str:
+    """From which spelling to which other one, in words."""
     return clean(f"from {SPELLINGS.get(source, source)} to {SPELLINGS.get(target, target)}")
+
+
+def show_not_held(entries: Sequence[NotHeldByTarget]) -> None:
+    """What the target cannot hold: what it does without, then what is lost."""
+    _show_not_held("left out, made again or not needed there:", entries, derived=True)
+    _show_not_held("LOST, the target has no place for it:", entries, derived=False)
+    if all(each.derived for each in entries):
+        say("lost: nothing")
 
 
 def _show_not_held(title: str, entries: Iterable[NotHeldByTarget], *, derived: bool) -> None:
@@ -261,10 +266,11 @@ def _show_not_held(title: str, entries: Iterable[NotHeldByTarget], *, derived: b
             say(f"    in {number(each.count, 'record')}, such as {clean(each.example)}")
 
 
-def _show_left_behind(summary: CopySummary) -> None:
-    if summary.left_behind:
+def show_left_behind(entries: Sequence[LeftBehind]) -> None:
+    """What the source's library keeps beside the records."""
+    if entries:
         say("stays behind, no other library has a place for it:")
-    for each in summary.left_behind:
+    for each in entries:
         say(f"  {clean(each.table)}, {number(each.rows, 'row')}: {clean(each.what)}")
 
 

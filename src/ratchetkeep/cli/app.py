@@ -10,7 +10,6 @@ from ratchetkeep.cli import _failures as fail
 from ratchetkeep.cli import _output as out
 from ratchetkeep.cli import _show as show
 from ratchetkeep.cli._failures import guarded
-from ratchetkeep.cli._progress import Bar
 
 CODES = "\n".join(f"{code:>5}  {meaning}" for code, meaning in fail.MEANINGS.items())
 # "\b" keeps the lines as they are.
@@ -199,62 +198,40 @@ def copy(
             "--from-retired", help="Copy from a device that was moved: DST of then is lost."
         ),
     ] = False,
+    copy_all: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="All devices of a store, or of a tree of folders with one in each. Run again, "
+            "it goes on.",
+        ),
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, metavar="N", help="With --all: copy in N processes, where that works."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and tell; write nothing.")
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Copy a device, without pairing again.
+    """Copy a device, or with --all many of them, without pairing again.
 
     To another store or another library's format. What is converted, and what the target cannot
     hold, is listed before anything is written. The source is not changed, but for the mark of
     --retire. Go on with one of the two only: two living copies break each other's sessions.
     """
-    from ratchetkeep.copy import CopySummary, copy_device
+    from ratchetkeep.cli import _copy
+    from ratchetkeep.errors import InvalidValue
 
-    bar = Bar()
-
-    def confirm(summary: CopySummary) -> None:
-        bar.hide()
-        # A dry run tells only after it knows that the target is free.
-        if not (as_json or dry_run):
-            show.show_plan(summary)
-
-    try:
-        with bar:
-            summary = copy_device(
-                source,
-                target,
-                overwrite,
-                client=client,
-                keep_rest=keep_rest,
-                retire=retire,
-                from_retired=from_retired,
-                dry_run=dry_run,
-                progress=bar.report,
-                confirm=confirm,
-            )
-        bar.finished = True
-        if as_json:
-            out.say_json(show.copy_json(summary))
-            return fail.DONE
-        if dry_run:
-            show.show_plan(summary)
-        show.show_copied(summary)
-    except KeyboardInterrupt:
-        raise fail.Interrupted(_outcome(bar, dry_run=dry_run, retire=retire)) from None
-    return fail.DONE
-
-
-def _outcome(bar: Bar, *, dry_run: bool, retire: bool) -> str:
-    if bar.finished and not dry_run:
-        return "the copy is complete"
-    if bar.written:
-        # The one step that publishes may be done or not; it is never half done.
-        what = "the target is either as it was or the whole copy; `ratchetkeep inspect` shows which"
-        mark = ", and of the source whether it is marked as moved"
-        return what + mark if retire else what
-    return "the target is as it was"
+    asked = _copy.Asked(source, target, overwrite, client, keep_rest, retire, from_retired, dry_run)
+    if copy_all:
+        return _copy.copy_many(asked, jobs=jobs, as_json=as_json)
+    if jobs is not None:
+        raise InvalidValue("--jobs", "is for many devices", "Use it with --all")
+    return _copy.copy_one(asked, as_json=as_json)
 
 
 @app.command(epilog=EPILOG)
