@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import tracemalloc
+from weakref import WeakSet
 
+import pytest
+
+from ratchetkeep import _cache
 from ratchetkeep._cache import ABSENT, DECODED, OVERHEAD, Cache
 from ratchetkeep.formats import native
 from ratchetkeep.model import Credentials, Key
@@ -111,3 +116,22 @@ def test_an_entry_takes_about_what_it_is_said_to() -> None:
     tracemalloc.stop()
     assert len(held(cache, 20_000)) < 20_000, "the cache was never full"
     assert taken < 1.5 * 4 * 1024 * 1024
+
+
+def test_many_devices_share_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with thousands of devices would take as much memory for each as a program that has
+    one."""
+    gc.collect()  # caches of earlier tests
+    monkeypatch.setattr(_cache, "ALL_BYTES", 8 * 5 * COST)
+    monkeypatch.setattr(_cache, "LEAST_BYTES", COST)
+    monkeypatch.setattr(Cache, "_open", WeakSet())
+    caches = [Cache(max_bytes=10 * COST) for _ in range(8)]
+
+    def filled(cache: Cache) -> int:
+        cache.put((key(number), number, 100) for number in range(20))
+        return len(held(cache, 20))
+
+    assert [filled(cache) for cache in caches] == [5] * 8
+    for cache in caches[1:]:
+        cache.close()
+    assert filled(caches[0]) == 10

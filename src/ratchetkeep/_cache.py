@@ -6,11 +6,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from ratchetkeep._metrics import Counts
 from ratchetkeep.model import Key
 
 MAX_BYTES = 16 * 1024 * 1024
+# What all caches of a process may take together, about: a worker may have thousands of devices
+# open. Each has its share then, but never less than the second.
+ALL_BYTES = 512 * 1024 * 1024
+LEAST_BYTES = 64 * 1024
 # What an entry takes beside its value: an id that is known to be absent is not free either.
 OVERHEAD = 400
 # A decoded value takes about so many times the bytes that it has in the store.
@@ -33,8 +38,10 @@ class Cache:
     """Thread-safe. What was not used since it was last looked at goes first (the clock algorithm),
     so that a look needs no lock.
 
-    :param max_bytes: about what it may take.
+    :param max_bytes: about what it may take, as long as few caches are open.
     """
+
+    _open: WeakSet[Cache] = WeakSet()
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max = max_bytes
@@ -43,6 +50,12 @@ class Cache:
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         # Odd while entries change, so that a look never sees half of a commit.
         self._version = 0
+        self._open.add(self)
+
+    def close(self) -> None:
+        """Forget everything, and leave others their share."""
+        self.clear()
+        self._open.discard(self)
 
     def look(self, family: str, ids: Sequence[str]) -> dict[str, Any] | None:
         """The values of ``ids`` by id, without absent ones, all of one moment; None if something
@@ -89,7 +102,9 @@ class Cache:
                 self._version += 1
 
     def _shrink(self) -> None:
-        while self._size > self._max:
+        share = ALL_BYTES // max(1, len(self._open))
+        most = min(self._max, max(LEAST_BYTES, share))
+        while self._size > most:
             key, entry = self._entries.popitem(last=False)
             if entry.was_used:
                 entry.was_used = False

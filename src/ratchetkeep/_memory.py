@@ -142,12 +142,13 @@ class Memory:
         if self._is_closed:
             # It may be open again meanwhile, in another memory, which would not know of it.
             return StoreClosed(self.url, "the device was closed before the commit's turn")
-        return None
+        # So may a lost one: the store would take the commit for one of the new owner here.
+        return None if self._lost is None else copy.copy(self._lost)
 
     def close(self) -> None:
         """Forget the records, and take no commit any more."""
         self._is_closed = True
-        self._cache.clear()
+        self._cache.close()
         if self._recorder is not None and self._tally is not None:
             self._recorder.closed(self._tally)
 
