@@ -1,9 +1,10 @@
-"""``python -m benchmarks``: measure, or profile one workload."""
+"""``python -m benchmarks``: measure, profile one workload, or plan a fleet."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from . import profiling, report, resources
 from .committers import committers, syncs_of_minting
 from .copying import copies
 from .data import ROOT, Data, load
+from .fleet import plan
+from .fleet.measuring import fleet
 from .measure import say
 from .plot import draw
 from .targets import Measured, targets
@@ -29,9 +32,18 @@ from .workloads import (
 )
 
 INTO = ROOT / "docs" / "benchmarks"
+PLAN = ROOT / "docs" / "howto" / "plan-a-fleet.md"
 QUICK_MINUTES = 1.5
 # Of the time that is asked for; building, copying and the slowest peers take the rest.
 TURNS = 0.5
+# What is assumed of a fleet, and what each means.
+PLANNED = {
+    "messages": "of a device in a day",
+    "commits": "for each message",
+    "records": "of a device",
+    "peak": "the busiest second over the mean one",
+    "share": "devices of a worker",
+}
 PROFILE_RUNS = {"session": 2000, "bundle": 800, "group": 20, "mint": 20, "get": 20000}
 
 
@@ -59,6 +71,8 @@ def measure(field: Field) -> Measured:
     times["cold get"] = cold_gets(field)
     times["open"] = openings(field)
     times |= streams(field)
+    found, of_fleet = fleet(field)
+    times |= of_fleet
     return Measured(
         scale=field.scale,
         times=times,
@@ -69,6 +83,7 @@ def measure(field: Field) -> Measured:
         mint_syncs=syncs_of_minting(field),
         key_seconds=field.data.key_seconds,
         turn_seconds=field.turn_seconds,
+        fleet=found,
     )
 
 
@@ -109,7 +124,11 @@ def run(scale: Scale, below: Path, into: Path, command: str) -> Measured:
         about = report.machine(below)
     profiles = explain(found, below, data)
     into.mkdir(parents=True, exist_ok=True)
-    (into / "results.json").write_text(report.as_json(found, about, field.missing, command))
+    results = report.as_json(found, about, field.missing, command)
+    (into / "results.json").write_text(results)
+    if found.fleet is not None:
+        place = PLAN if into == INTO else into / PLAN.name
+        place.write_text(plan.page(json.loads(results)))
     page = report.as_page(found, about, field.missing, profiles, command)
     (into / "index.md").write_text(page)
     draw(found, into / "curves.svg")
@@ -131,10 +150,27 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command")
     one = commands.add_parser("profile", help="show where the time of one workload goes")
     one.add_argument("workload", choices=profiling.WORKLOADS)
-    one.add_argument("--store", choices=profiling.KINDS, default="sqlite")
+    one.add_argument("--store", choices=profiling.STORES, default="sqlite")
     one.add_argument("--size", type=int, default=1_000, help="sessions in the device")
     one.add_argument("--runs", type=int, help="how often")
+    usual = plan.Assumptions()
+    planned = commands.add_parser("plan", help="plan a fleet with the results of a run")
+    planned.add_argument("--results", type=Path, default=INTO / "results.json", help="of the run")
+    planned.add_argument(
+        "--devices", type=int, nargs="+", default=plan.DEVICES, help="how many, for each plan"
+    )
+    for name, what in PLANNED.items():
+        value = getattr(usual, name)
+        planned.add_argument(f"--{name}", type=type(value), default=value, help=what)
     return parser.parse_args(given)
+
+
+def planned(asked: argparse.Namespace) -> str:
+    """What one of each costs, and the plans."""
+    costs = plan.Costs.of(json.loads(asked.results.read_text()))
+    given = plan.Assumptions(**{name: getattr(asked, name) for name in PLANNED})
+    tables = plan.costs_table(costs), plan.plan_table(costs, given, tuple(asked.devices))
+    return "\n\n".join(tables)
 
 
 def command_line(asked: argparse.Namespace) -> str:
@@ -152,11 +188,14 @@ def main(given: Sequence[str] | None = None) -> int:
     if asked.command == "profile":
         what = (asked.workload, asked.store, asked.size, asked.runs)
         report.show(profiled(*what, below, load()))
+    elif asked.command == "plan":
+        report.show(planned(asked))
     else:
         minutes = QUICK_MINUTES if asked.quick else asked.minutes
         scale = Scale(seconds=60 * minutes * TURNS)
         if asked.quick:
             scale = replace(scale, most_files=10_000, fewest=2, children=1, quick=True)
+            scale = replace(scale, fleets=((1, 200), (4, 1_000)), idle=200, mixed=1_000, lease=2.0)
         run(scale, below, asked.into, command_line(asked))
     return 0
 

@@ -75,7 +75,8 @@ class CountingVFS(MirroredVFS):
         super().enter(verb)
 
 
-def _contents(data: Data, worker: int) -> list[SessionRecord]:
+def contents_of(data: Data, worker: int) -> list[SessionRecord]:
+    """What a worker commits in turn; no two workers have the same."""
     return [data.value(worker, -next(_NUMBERS)) for _ in range(_CONTENTS)]
 
 
@@ -97,7 +98,7 @@ def with_threads(
             counts[worker] += 1
 
     threads = [
-        threading.Thread(target=run, args=(worker, _contents(peer.data, worker)))
+        threading.Thread(target=run, args=(worker, contents_of(peer.data, worker)))
         for worker in range(workers)
     ]
     for thread in threads:
@@ -119,7 +120,7 @@ async def _tasks(
     device: AsyncDevice, data: Data, workers: int, seconds: float, fewest: int
 ) -> float:
     counts = [0] * workers
-    contents = [_contents(data, worker) for worker in range(workers)]
+    contents = [contents_of(data, worker) for worker in range(workers)]
     start = time.perf_counter()
     end = start + seconds
 

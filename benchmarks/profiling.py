@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter_ns
 from types import FrameType
@@ -20,15 +21,30 @@ from ratchetkeep import Device, open_device
 
 from .committers import with_threads
 from .data import Change, Data, address
+from .fleet.building import build_devices
+from .fleet.crowd import Ours as OurCrowd
+from .fleet.server import Server, running
 from .measure import Contender
-from .peers import BareLimit, OurBaileys, OurBaileysEx, Ours, OurSqlite
+from .peers import (
+    BareLimit,
+    BarePostgres,
+    OurBaileys,
+    OurBaileysEx,
+    OurPostgres,
+    Ours,
+    OurSqlite,
+    Peer,
+)
+from .peers.ours import OurFolder
 
 WORKLOADS = ("session", "bundle", "group", "mint", "get", "cold", "open", "committers")
-KINDS: dict[str, type[Ours]] = {
+POSTGRES = "postgresql"
+KINDS: dict[str, type[OurSqlite] | type[OurFolder]] = {
     "sqlite": OurSqlite,
     "baileys": OurBaileys,
     "baileysex": OurBaileysEx,
 }
+STORES = (*KINDS, POSTGRES)
 SHOWN = 20
 _THREADS = 64
 _COLD = 1_000
@@ -40,7 +56,52 @@ Call = Callable[[], object]
 def profile(workload: str, kind: str, size: int, count: int, folder: Path, data: Data) -> str:
     """The profile of ``count`` runs of a workload on a store of a kind, as text."""
     (folder / "ours").mkdir()
-    peer = KINDS[kind](folder / "ours", data, size)
+    with ExitStack() as stack:
+        return _profile(workload, kind, size, count, Place(folder, data, stack, kind))
+
+
+class Place:
+    """Where a workload is profiled.
+
+    :param stack: ends the server, if one is needed.
+    """
+
+    def __init__(self, folder: Path, data: Data, stack: ExitStack, kind: str) -> None:
+        self.folder, self.data = folder, data
+        self.server: Server | None = None
+        if kind == POSTGRES:
+            self.server = stack.enter_context(running(folder / "server"))
+
+    def peer(self, kind: str, size: int) -> Ours:
+        """The store that is profiled."""
+        folder = self.folder / "ours"
+        if self.server is None:
+            return KINDS[kind](folder, self.data, size)
+        return OurPostgres(folder, self.data, size, self.server.new_database())
+
+    def limit(self) -> Peer:
+        """What it is compared with."""
+        if self.server is not None:
+            database = self.server.new_database()
+            return BarePostgres(self.folder, self.data, 1_000, database)
+        (self.folder / "limit").mkdir()
+        return BareLimit(self.folder / "limit", self.data, 1_000)
+
+    def rate(self, workers: int, seconds: float) -> float:
+        """Commits per second of so many threads, each with a device of its own."""
+        assert self.server is not None  # noqa: S101 - asked for with a server only
+        database = self.server.new_database()
+        build_devices(database, self.data, workers, sessions=1)
+        crowd = OurCrowd(self.data, workers, database.url)
+        crowd.open()
+        try:
+            return crowd.rate(workers, seconds)
+        finally:
+            crowd.close()
+
+
+def _profile(workload: str, kind: str, size: int, count: int, place: Place) -> str:
+    peer = place.peer(kind, size)
     peer.build()
     peer.open()
     contender = Contender(peer)
@@ -48,7 +109,7 @@ def profile(workload: str, kind: str, size: int, count: int, folder: Path, data:
     head = f"{workload} on {kind}: with {size:,} sessions, {count:,} runs"
     if workload == "committers":
         try:
-            return f"{head}\n{_sampled(peer)}"
+            return f"{head}\n{_sampled(peer, place)}"
         finally:
             peer.close()
     if workload in ("cold", "open"):
@@ -64,7 +125,7 @@ def profile(workload: str, kind: str, size: int, count: int, folder: Path, data:
         if workload not in ("cold", "open"):
             peer.close()
     line = f"median without the profiler: {plain / 1000:,.1f} microseconds"
-    return "\n".join([head, line, *_limit(workload, count, folder, data), _table(profiler)])
+    return "\n".join([head, line, *_limit(workload, count, place), _table(profiler)])
 
 
 def _run(calls: Sequence[Call]) -> float:
@@ -128,12 +189,11 @@ def _committing(peer: Ours, change: Change) -> Call:
     return call
 
 
-def _limit(workload: str, count: int, folder: Path, data: Data) -> list[str]:
-    """The bare limit of the same bytes, for workloads that write."""
+def _limit(workload: str, count: int, place: Place) -> list[str]:
+    """The bare limit, or the bare driver, with the same bytes; for workloads that write."""
     if workload in ("get", "cold", "open"):
         return []
-    (folder / "limit").mkdir()
-    limit = BareLimit(folder / "limit", data, 1_000)
+    limit = place.limit()
     limit.build()
     limit.open()
     contender = Contender(limit)
@@ -146,7 +206,8 @@ def _limit(workload: str, count: int, folder: Path, data: Data) -> list[str]:
     }
     times = limit.commits([makers[workload]() for _ in range(count)])
     limit.close()
-    return [f"median of the bare limit:    {statistics.median(times) / 1000:,.1f} microseconds"]
+    name = f"median of {'the ' * isinstance(limit, BareLimit)}{limit.name}:"
+    return [f"{name:28} {statistics.median(times) / 1000:,.1f} microseconds"]
 
 
 def _table(profiler: cProfile.Profile) -> str:
@@ -160,9 +221,9 @@ def _table(profiler: cProfile.Profile) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", "\n".join(kept))
 
 
-def _sampled(peer: Ours) -> str:
+def _sampled(peer: Ours, place: Place) -> str:
     """Where all threads are while many of them commit, sampled: in which function, how often."""
-    if not isinstance(peer, OurSqlite | OurBaileys):
+    if not isinstance(peer, OurSqlite | OurBaileys | OurPostgres):
         return "this store is not measured with many committers"
     found: Counter[str] = Counter()
     done = threading.Event()
@@ -176,7 +237,10 @@ def _sampled(peer: Ours) -> str:
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    rate = with_threads(peer, _THREADS, 2.0)
+    if isinstance(peer, OurPostgres):
+        rate = place.rate(_THREADS, 2.0)
+    else:
+        rate = with_threads(peer, _THREADS, 2.0)
     done.set()
     sampler.join()
     total = sum(found.values())

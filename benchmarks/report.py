@@ -8,7 +8,7 @@ import platform
 import re
 import sqlite3
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,17 +17,20 @@ from typing import Any
 
 import apsw
 
+from .fleet import page as fleet_page
+from .fleet.lone import BUNDLE, SESSION
 from .measure import Results, Spread
-from .peers import PEERS, BareLimit, OurBaileys, OurBaileysEx, SqliteBare
+from .peers import PEERS, BareLimit, BarePostgres, OurBaileys, OurBaileysEx, SqliteBare
 from .resources import READ
-from .targets import MIB, Measured, Target, targets
+from .tables import DASH, figure, in_units, table
+from .target import Target
+from .targets import MIB, Measured, targets
 from .workloads import BareSelect, Lookups
 
 PAGE = Path(__file__).with_name("page.md")
 # Beyond this ratio of its limit's quartiles, a disk is busy with something else, or throttled.
 UNEVEN = 2.5
-DASH = "-"
-PACKAGES = ("ratchetkeep", "apsw", "lmdb", "pyaileys", "waton")
+PACKAGES = ("ratchetkeep", "apsw", "lmdb", "psycopg", "psycopg-pool", "pyaileys", "waton")
 
 
 def machine(folder: Path) -> dict[str, str]:
@@ -106,6 +109,7 @@ def as_json(
         },
         "syncs of minting": run.mint_syncs,
         "seconds of making 812 pre-keys": run.key_seconds,
+        "postgresql": None if run.fleet is None else asdict(run.fleet),
     }
     return json.dumps(document, indent=1) + "\n"
 
@@ -139,7 +143,7 @@ def as_page(
         "mint": _times(run, "mint", run.scale.main, SqliteBare.name),
         "keys": f"{run.key_seconds * 1000:.0f} ms",
         "stream": _streams(run),
-        "committers": _committers(run),
+        "committers": _rates(run.committers, run.scale.workers),
         "cached": _times(run, "cached get", run.scale.main, Lookups.name),
         "cold": _times(run, "cold get", run.scale.big, BareSelect.name),
         "open": _by_size(run, "open"),
@@ -149,30 +153,9 @@ def as_page(
         "copies": _copies(run),
         "folders": _folders(run),
         "profiles": _profiles(targets(run), profiles),
+        **_fleet(run),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], PAGE.read_text())
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; all columns but the first are numbers."""
-    names = list(head)
-    lines = [names, ["---", *["---:"] * (len(names) - 1)], *map(list, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def in_units(nanoseconds: float) -> str:
-    """A time with the unit that suits it."""
-    for unit, factor in (("ns", 1), ("µs", 1e3), ("ms", 1e6)):
-        if nanoseconds < 1000 * factor:
-            return f"{figure(nanoseconds / factor)} {unit}"
-    return f"{figure(nanoseconds / 1e9)} s"
-
-
-def figure(number: float) -> str:
-    """Three digits that mean something."""
-    if number >= 100:
-        return f"{number:,.0f}"
-    return f"{number:.1f}" if number >= 10 else f"{number:.2f}"
 
 
 def _machine(run: Measured, about: Mapping[str, str]) -> str:
@@ -264,7 +247,7 @@ def _streams(run: Measured) -> str:
     return table(head, rows)
 
 
-def _committers(run: Measured) -> str:
+def _rates(committers: Mapping[str, Mapping[str, Spread]], workers: int) -> str:
     rows = [
         (
             name,
@@ -272,9 +255,9 @@ def _committers(run: Measured) -> str:
             _rate(found["many"]),
             f"{found['many'].p50 / found['one'].p50:.1f} x",
         )
-        for name, found in run.committers.items()
+        for name, found in committers.items()
     ]
-    return table(["commits per second", "one", f"{run.scale.workers} at once", "ratio"], rows)
+    return table(["commits per second", "one", f"{workers} at once", "ratio"], rows)
 
 
 def _rate(spread: Spread) -> str:
@@ -331,6 +314,19 @@ def _folders(run: Measured) -> str:
     if run.scale.most_files < run.scale.sizes[-1]:
         text += f" {run.scale.sizes[-1]:,} files were left out of this run."
     return text
+
+
+def _fleet(run: Measured) -> dict[str, str]:
+    """What the page has of PostgreSQL."""
+    if run.fleet is None:
+        return dict.fromkeys(fleet_page.PARTS, "Not in this run: there is no server here.")
+    return {
+        "fleet_session": _times(run, SESSION, run.scale.main, BarePostgres.name),
+        "fleet_bundle": _times(run, BUNDLE, run.scale.main, BarePostgres.name),
+        "fleet_committers": _rates(run.fleet.committers, run.scale.workers),
+        "fleet_sessions": str(run.scale.sessions),
+        **fleet_page.parts(run.fleet),
+    }
 
 
 def _make(command: str) -> str:

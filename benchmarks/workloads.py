@@ -44,6 +44,13 @@ SHARES = {
     "stream": 0.03,
     "committers": 0.09,
 }
+# What of it each workload with PostgreSQL gets on top.
+SHARES |= {
+    "postgresql session": 0.08,
+    "postgresql bundle": 0.04,
+    "postgresql committers": 0.12,
+    "postgresql load": 0.16,
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,12 @@ class Scale:
     :ivar children: processes that measure memory, for each kind and size.
     :ivar stream: commits in one go, then closing.
     :ivar groups: groups of commits that each round of committers has at least where a sync is slow.
+    :ivar fleets: worker processes and the devices of all of them together, for each load.
+    :ivar sessions: that each device of a fleet has.
+    :ivar tasks: that commit at the same time, in all workers together.
+    :ivar lease: seconds of a lease whose cost is measured.
+    :ivar idle: devices that do nothing meanwhile.
+    :ivar mixed: records of all families whose size in the database is measured.
     :ivar quick: True for a run whose figures only show that everything works.
     """
 
@@ -79,6 +92,12 @@ class Scale:
     stock: int = STOCK
     stream: int = 1_000
     groups: int = 30
+    fleets: tuple[tuple[int, int], ...] = ((1, 1_000), (4, 10_000))
+    sessions: int = 10
+    tasks: int = 64
+    lease: float = 5.0
+    idle: int = 1_000
+    mixed: int = 10_000
     quick: bool = False
 
     def sizes_of(self, kind: type[Peer]) -> list[int]:
@@ -153,9 +172,10 @@ class Field:
         return next(p.peer for p in self.contenders if type(p.peer) is kind and p.peer.size == size)
 
 
-def _run(
+def run_turns(
     field: Field, workload: str, contenders: list[Contender], turn: Turn, fewest: int | None = None
 ) -> Results:
+    """One workload, for its part of the time."""
     say(f"measuring: {workload}")
     few = field.scale.fewest if fewest is None else fewest
     found = take_turns(contenders, turn, budget=field.scale.budget(workload), fewest=few)
@@ -172,11 +192,13 @@ def commits(field: Field) -> dict[str, Results]:
     grouped = field.where(lambda peer: _is_grouped(peer, scale))
     minting = field.where(lambda peer: peer.size == scale.main or not peer.is_slow)
     return {
-        "session": _run(field, "session", at_main, committing(Contender.session)),
-        "session by size": _run(field, "session by size", every, committing(Contender.session)),
-        "bundle": _run(field, "bundle", every, _bundles),
-        "group": _run(field, "group", grouped, committing_one(Contender.group), fewest=few),
-        "mint": _run(field, "mint", minting, _mint, fewest=few),
+        "session": run_turns(field, "session", at_main, committing(Contender.session)),
+        "session by size": run_turns(
+            field, "session by size", every, committing(Contender.session)
+        ),
+        "bundle": run_turns(field, "bundle", every, bundles),
+        "group": run_turns(field, "group", grouped, committing_one(Contender.group), fewest=few),
+        "mint": run_turns(field, "mint", minting, _mint, fewest=few),
     }
 
 
@@ -186,7 +208,8 @@ def _is_grouped(peer: Peer, scale: Scale) -> bool:
     return peer.size == scale.big if peer.is_slow else peer.size >= scale.group
 
 
-def _bundles(contender: Contender) -> Sequence[int]:
+def bundles(contender: Contender) -> Sequence[int]:
+    """A turn of commits that delete a pre-key each."""
     contender.need_stock(turn_length(contender))
     return committing(Contender.bundle)(contender)
 
@@ -275,7 +298,7 @@ def cached_gets(field: Field) -> Results:
         contender.peer.read(numbers)
         return [contender.peer.read(numbers) // len(numbers)]
 
-    return _run(field, "cached get", [*readers, Contender(lookups)], turn, fewest=20)
+    return run_turns(field, "cached get", [*readers, Contender(lookups)], turn, fewest=20)
 
 
 def cold_gets(field: Field) -> Results:
@@ -293,7 +316,7 @@ def cold_gets(field: Field) -> Results:
         finally:
             peer.close()
 
-    return _run(field, "cold get", [*readers, *bare], turn)
+    return run_turns(field, "cold get", [*readers, *bare], turn)
 
 
 def openings(field: Field) -> Results:
@@ -304,7 +327,7 @@ def openings(field: Field) -> Results:
         contender.peer.close()
         return [taken]
 
-    return _run(field, "open", field.where(lambda peer: peer.reads), turn)
+    return run_turns(field, "open", field.where(lambda peer: peer.reads), turn)
 
 
 def streams(field: Field) -> dict[str, Results]:
@@ -329,7 +352,7 @@ def streams(field: Field) -> dict[str, Results]:
             and peer.size == field.scale.main
         )
     )
-    alone = _run(field, "stream", ours, turn, fewest=3)
+    alone = run_turns(field, "stream", ours, turn, fewest=3)
     closed = {key: Spread.of(times) for key, times in closing.items()}
     return {"stream": alone, "stream and close": closed}
 

@@ -26,8 +26,7 @@ from typing import Any, Literal
 import psycopg
 
 import _pgcontrol
-from _pgcontrol import SECONDS
-from _pgcontrol import free_port as _free_port
+from _pgcontrol import SECONDS, free_port
 
 _PR_SET_PDEATHSIG = 1
 _SETTINGS = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "50"}
@@ -47,7 +46,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.password = secrets.token_hex(12)
         self.folder = folder
         self._settings = {**_SETTINGS, **settings}

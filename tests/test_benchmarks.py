@@ -12,9 +12,12 @@ import pytest
 from benchmarks import report
 from benchmarks.__main__ import main, measure, profiled
 from benchmarks.data import Data, load
+from benchmarks.fleet.counting import Messages
+from benchmarks.fleet.measuring import fleet
 from benchmarks.measure import Contender, Spread, rounds
 from benchmarks.peers import PEERS, BareLimit, Peer
-from benchmarks.targets import Measured, Target, p99_ratio, targets
+from benchmarks.target import Target, p99_ratio
+from benchmarks.targets import Measured, targets
 from benchmarks.workloads import Field, Scale
 
 TINY = Scale(
@@ -31,6 +34,12 @@ TINY = Scale(
     children=1,
     stream=10,
     groups=2,
+    fleets=((1, 6), (2, 8)),
+    sessions=3,
+    tasks=4,
+    lease=1.0,
+    idle=10,
+    mixed=100,
 )
 OPTIONAL = {"LMDB": "lmdb", "waton SQLiteStorage": "waton"}
 COMPARED = {"100 dict look-ups", "bare SELECT loop"}
@@ -108,6 +117,72 @@ def test_the_page_and_the_results_are_whole(tiny: tuple[Field, Measured], tmp_pa
     assert all(name in page for name in expected())
     assert len(document["targets"]) == len(targets(run))
     assert str(tmp_path.parent) not in page + json.dumps(document)
+
+
+def test_fleets_are_measured(tiny: tuple[Field, Measured]) -> None:
+    """A figure of PostgreSQL would be one of something that was not done."""
+    _, run = tiny
+    found = run.fleet
+    assert found is not None
+    assert found.settings["fsync"] == found.settings["full_page_writes"] == "on"
+    assert set(found.committers) == {
+        "ratchetkeep postgresql:, threads",
+        "ratchetkeep postgresql:, tasks",
+        "ratchetkeep sqlite:, threads",
+        "ratchetkeep sqlite:, tasks",
+        "bare psycopg_pool of 16, threads",
+    }
+    assert all(spread.p50 > 0 for rates in found.committers.values() for spread in rates.values())
+    assert [(each.workers, each.devices) for each in found.loads] == [(1, 6), (2, 8)]
+    for each in found.loads:
+        assert each.workers <= each.connections
+        assert min(each.rate, each.times.count, each.open_seconds, each.build_seconds) > 0
+        assert min(each.worker_seconds, each.wal, each.updates, each.base_bytes) > 0
+        assert each.grown_bytes >= each.records_bytes > 0
+    # Six renewals; the server is told of them about once a second.
+    assert 2 <= found.idle.transactions <= 12
+    assert found.idle.seconds >= 2
+    sizes = found.sizes
+    assert sizes.records > 100
+    assert sizes.record > sizes.data > sizes.index > 0
+    assert min(sizes.device, sizes.takeover) > 50
+    assert all(alone.wal > 100 for alone in found.alone.values())
+
+
+def test_a_commit_is_one_round_trip(tiny: tuple[Field, Measured]) -> None:
+    """A commit, with or without deletions, or one of many devices at once, would wait for the
+    server more than once; or the proxy counts something else."""
+    _, run = tiny
+    assert run.fleet is not None
+    assert [each.at_once for each in run.fleet.trips.values()] == [1, 1, TINY.workers]
+    assert [each.each for each in run.fleet.trips.values()] == [1, 1, 1]
+    assert all(each.trips == each.statements for each in run.fleet.trips.values())
+
+
+def test_a_page_without_a_server_says_so(
+    tiny: tuple[Field, Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no PostgreSQL, nothing at all could be measured."""
+    _, run = tiny
+    field = Field(Path("nowhere"), load(), TINY)
+    monkeypatch.setattr("pgserver.programs", lambda: next(iter(())))
+    assert fleet(field) == (None, {})
+    assert field.missing == {"ratchetkeep postgresql:": "there is no PostgreSQL server here"}
+    without = dataclasses.replace(run, fleet=None)
+    page = report.as_page(without, {}, field.missing, {}, "the command")
+    assert "{{" not in page
+    assert "there is no server here" in page
+    assert not any("postgresql" in row.what for row in targets(without))
+    assert json.loads(report.as_json(without, {}, {}, "the command"))["postgresql"] is None
+
+
+def test_messages_of_a_client_are_told_apart() -> None:
+    """Round trips would be counted wrongly where a message comes in pieces."""
+    first = (8).to_bytes(4, "big") + b"user"
+    sent = first + b"Q" + (9).to_bytes(4, "big") + b"BEGIN" + b"S" + (4).to_bytes(4, "big")
+    assert Messages().kinds(sent) == b"QS"
+    pieces = Messages()
+    assert b"".join(pieces.kinds(sent[at : at + 1]) for at in range(len(sent))) == b"QS"
 
 
 def test_a_bound_is_met_from_its_own_side() -> None:
@@ -190,11 +265,22 @@ def test_a_commit_changes_what_is_stored(tmp_path: Path, data: Data) -> None:
         stored[number] = data.bytes_of(number, content)
 
 
-@pytest.mark.parametrize("workload", ["session", "bundle", "cold"])
-def test_a_profile_names_functions(tmp_path: Path, data: Data, workload: str) -> None:
+@pytest.mark.parametrize(
+    ("workload", "store", "word"),
+    [
+        ("session", "sqlite", "ncalls"),
+        ("bundle", "sqlite", "ncalls"),
+        ("cold", "sqlite", "ncalls"),
+        ("session", "postgresql", "median of bare psycopg"),
+        ("committers", "postgresql", "64 threads"),
+    ],
+)
+def test_a_profile_names_functions(
+    tmp_path: Path, data: Data, workload: str, store: str, word: str
+) -> None:
     """A missed target could not be explained."""
-    text = profiled(workload, "sqlite", 20, 5, tmp_path, data)
-    assert "ncalls" in text
+    text = profiled(workload, store, 20, 5, tmp_path, data)
+    assert word in text
     assert str(tmp_path) not in text
 
 

@@ -19,6 +19,7 @@ LAYERS = [
     ["native_file", "multi_file", "migrate", "inspect"],
     ["_auth_state"],
     ["clients"],
+    ["fleet", "_fleet_service", "_fleet_shares", "_fleet_pauses"],
     ["aio"],
     ["_device_store"],
     ["device", "_block", "_transaction"],
@@ -27,6 +28,15 @@ LAYERS = [
     ["repair", "_repair_folder", "_repair_sqlite", "_repair_job"],
     [
         "copy",
+        "copy_all",
+        "_copy_all_among",
+        "_copy_all_job",
+        "_copy_all_names",
+        "_copy_all_places",
+        "_copy_all_pool",
+        "_copy_all_run",
+        "_copy_all_sum",
+        "_copy_all_tree",
         "_copy_plan",
         "_copy_pool",
         "_copy_run",
@@ -43,7 +53,7 @@ LAYERS = [
     ["stores"],
     ["formats"],
     ["model"],
-    ["errors"],
+    ["errors", "_metrics"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(reversed(LAYERS)) for name in layer}
 MODULES = sorted(path for path in SOURCE.rglob("*.py"))

@@ -14,6 +14,7 @@ import pytest
 
 import pgserver
 from _helpers import ALICE
+from _pgcontrol import free_port
 from _whatsmeow import ALICE_JID, BOB_JID, SECONDS, Database, PostgresDatabase, put_alice, put_bob
 from _whatsmeow_cases import WhatsmeowCases, contents, elsewhere
 from _whatsmeow_live_cases import WhatsmeowLiveCases
@@ -106,7 +107,7 @@ def test_a_wrong_password_is_said(server: pgserver.Server, secret: str) -> None:
 
 def test_a_server_that_does_not_answer_is_said(server: pgserver.Server) -> None:
     """Nobody would know whether the database is lost."""
-    address = server.url().replace(f":{server.port}/", f":{pgserver._free_port()}/")
+    address = server.url().replace(f":{server.port}/", f":{free_port()}/")
     with pytest.raises(StoreUnreadable, match="no server answers there") as refused:
         open_device(f"whatsmeow:{address}")
     assert server.password not in shown(refused.value)

@@ -9,6 +9,7 @@ from .databases import Lmdb, SqliteBare, SqliteDefault
 from .files import OneFile
 from .node import Baileys
 from .ours import OurBaileys, OurBaileysEx, Ours, OurSqlite, OurSqliteAsync
+from .postgres import BarePostgres, OurPostgres, OurPostgresAsync
 
 PEERS: list[type[Peer]] = [
     BareLimit,
@@ -42,14 +43,18 @@ __all__ = [
     "PEERS",
     "Baileys",
     "BareLimit",
+    "BarePostgres",
     "Lmdb",
     "OneFile",
     "OurBaileys",
     "OurBaileysEx",
+    "OurPostgres",
+    "OurPostgresAsync",
     "OurSqlite",
     "OurSqliteAsync",
     "Ours",
     "Peer",
+    "PeerMissing",
     "Pyaileys",
     "SqliteBare",
     "SqliteDefault",

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-from benchmarks.data import Change, address, in_base64, salt
+from benchmarks.data import Change, Data, address, in_base64, salt
 from ratchetkeep import AsyncDevice, Device, open_async_device, open_device
 from ratchetkeep.device import create_device
 from ratchetkeep.stores.layouts import write_manifest
@@ -92,6 +92,15 @@ class Ours(Peer):
         return perf_counter_ns() - start
 
 
+def fill(url: str, data: Data, size: int) -> None:
+    """Make the device of a URL, with sessions."""
+    with create_device(url, data.credentials) as device:
+        for first in range(0, size, PORTION):
+            numbers = range(first, min(first + PORTION, size))
+            sessions = {address(n): data.sessions[data.template(n)] for n in numbers}
+            device.set({"session": sessions})
+
+
 class OurSqlite(Ours):
     """The default store."""
 
@@ -104,18 +113,12 @@ class OurSqlite(Ours):
         self.url = f"sqlite:{self.path}"
 
     def build(self) -> None:
-        data = self.data
-        with create_device(self.url, data.credentials) as device:
-            for first in range(0, self.size, PORTION):
-                numbers = range(first, min(first + PORTION, self.size))
-                sessions = {address(n): data.sessions[data.template(n)] for n in numbers}
-                device.set({"session": sessions})
+        fill(self.url, self.data, self.size)
 
 
-class OurSqliteAsync(OurSqlite):
-    """The same store, awaited."""
+class Awaited(Ours):
+    """A device that is awaited."""
 
-    name = "ratchetkeep sqlite:, asyncio"
     reads = False
     runner: asyncio.Runner
     face: AsyncDevice
@@ -152,6 +155,12 @@ class OurSqliteAsync(OurSqlite):
             await transaction.set(records)
             await transaction.save_credentials(credentials)
         return perf_counter_ns() - start
+
+
+class OurSqliteAsync(Awaited, OurSqlite):
+    """The same store, awaited."""
+
+    name = "ratchetkeep sqlite:, asyncio"
 
 
 class OurFolder(Ours):

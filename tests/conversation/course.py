@@ -129,6 +129,16 @@ class Course:
             self.phase = "talk"
             self._until_session = self.rng.randint(6, 30)
 
+    def may_come_late(self, device: str, task: Task, session: int) -> bool:
+        """Whether what a device was told to send, in session number ``session``, can still be read
+        when it comes from a worker that was replaced: not if it begins a session or a group, which
+        was begun anew since, and not in another session."""
+        if session != self.sessions or self.phase not in ("talk", "quiet"):
+            return False
+        group = task.get("group")
+        is_known = group is None or (device, group) in self._distributed
+        return task.get("do") == "send" and not task.get("distribute") and is_known
+
     def _is_quiet(self) -> bool:
         return not self._at_work and not any(self.queues.values())
 

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any, Protocol
 
+from ratchetkeep.errors import OwnershipLost
+
 from .ledger import Identity
 
 Keep = Callable[[bytes], Awaitable[None]]
@@ -34,6 +36,10 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Close the device."""
+        ...
+
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """Have ``told`` called if another process takes the device."""
         ...
 
     def transaction(self, *names: str) -> AbstractAsyncContextManager[Any]:

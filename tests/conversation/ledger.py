@@ -18,9 +18,13 @@ BreachKind = Literal[
     "reused pre-key",
     "wrong text",
     "lost message",
+    "write without ownership",
     "failed",
     "not sound",
 ]
+
+KEPT_CHAINS = 2
+"""Former chains of a sender whose messages each client can still read."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class Ledger:
     identities: dict[str, Identity] = field(default_factory=dict)
     pre_keys: dict[str, dict[int, PreKey]] = field(default_factory=lambda: defaultdict(dict))
     counts: Counter[str] = field(default_factory=Counter)
+    _minted: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    _chains: dict[str, list[bytes | int]] = field(default_factory=lambda: defaultdict(list))
     _keys: dict[tuple[str, bytes | int, int], str] = field(default_factory=dict)
 
     def breach(self, kind: BreachKind, what: str) -> None:
@@ -96,8 +102,20 @@ class Ledger:
     def _saw_key(self, sender: str, kind: str, key: MessageKey) -> None:
         chain = "group" if kind == "skmsg" else "direct"
         name = (f"{sender} {chain}", key.chain, key.at)
+        if chain == "direct" and key.chain not in self._chains[sender]:
+            self._chains[sender].append(key.chain)
         if self._keys.setdefault(name, key.digest) != key.digest:
             self.breach("reused message key", f"{sender} made two {chain} messages at {key.at}")
+
+    def is_of_late(self, sender: str, kind: str, data: bytes) -> bool:
+        """Whether a message is of a chain so new that its recipient can read it out of order: a
+        client keeps the keys of few former chains."""
+        try:
+            chain = message_key(kind, data).chain
+        except BadMessage:
+            return False
+        known = self._chains[sender]
+        return kind == "skmsg" or chain not in known or chain in known[-KEPT_CHAINS:]
 
     def _saw_first(self, sender: str, recipient: str, data: bytes) -> None:
         first = first_message(data)
@@ -114,9 +132,14 @@ class Ledger:
 
     def saw_upload(self, device: str, public_keys: dict[int, bytes]) -> None:
         """A device uploaded one-time pre-keys: 33 bytes each, by id. The same again is fine."""
-        known = self.pre_keys[device]
+        self.saw_pre_keys(device, public_keys)
         for id, public in public_keys.items():
-            if known.setdefault(id, PreKey(public)).public != public:
+            self.pre_keys[device].setdefault(id, PreKey(public))
+
+    def saw_pre_keys(self, device: str, public_keys: dict[int, bytes]) -> None:
+        """Pre-keys left a device; whether the server takes them is no matter here."""
+        for id, public in public_keys.items():
+            if self._minted.setdefault((device, id), public) != public:
                 self.breach("reused pre-key", f"{device} made pre-key {id} twice")
 
     def saw_stock(self, device: str, ids: set[int]) -> None:

@@ -18,10 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from .engines import engine_class
-from .worker import Spec, live
+from .probe import Spec
+from .worker import live
 
-PRELOADED = ("pyaileys.proto.WAProto_pb2", "pyaileys.signal.group", "WAeys.Signal.libsignal")
-"""What the clients import only when they first need it."""
+PRELOADED = (
+    "pyaileys.proto.WAProto_pb2",
+    "pyaileys.signal.group",
+    "WAeys.Signal.libsignal",
+    "psycopg_pool",
+    "ratchetkeep.stores.postgres",
+)
+"""What the clients and the stores import only when they first need it."""
 
 
 def main() -> None:
@@ -55,8 +62,7 @@ def _be_device(spec: Spec, errors: Path) -> None:
         log = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for source, target in ((null, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        asyncio.run(live(spec))
-        status = 0
+        status = asyncio.run(live(spec))
     except BaseException:  # noqa: BLE001 - the parent reads it in the file
         traceback.print_exc()
     finally:

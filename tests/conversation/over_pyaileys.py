@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyaileys.signal.repository import PreKeyBundle, PreKeyBundleKey, SignalRepo
 from pyaileys.signal.util import signal_pubkey
 
 from ratchetkeep.clients import pyaileys
+from ratchetkeep.errors import OwnershipLost
 
 from .course import as_bytes
 from .engines import Engine, Keep
@@ -27,6 +28,9 @@ class PyaileysVerbs:
     def __init__(self, auth: Any, repository: SignalRepository) -> None:
         self.auth = auth
         self.repository = repository
+
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """Nobody can take a folder."""
 
     def identity(self) -> Identity:
         """See Engine."""
@@ -109,6 +113,10 @@ class Pyaileys(PyaileysVerbs):
     async def close(self) -> None:
         """See Engine."""
         await self.auth.close()
+
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """See Engine."""
+        self.auth.device.on_lost(told)
 
     def transaction(self, *names: str) -> AbstractAsyncContextManager[Any]:
         """See Engine."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Any
 
 from ratchetkeep.clients import waeys
+from ratchetkeep.errors import OwnershipLost
 
 from .course import as_bytes
 from .engines import Engine, Keep
@@ -38,6 +39,10 @@ class Waeys:
     async def close(self) -> None:
         """See Engine."""
         await self.auth.close()
+
+    def on_lost(self, told: Callable[[OwnershipLost], None]) -> None:
+        """See Engine."""
+        self.auth.device.on_lost(told)
 
     def transaction(self, *names: str) -> AbstractAsyncContextManager[Any]:
         """See Engine."""

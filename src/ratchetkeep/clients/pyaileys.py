@@ -43,7 +43,7 @@ from pyaileys.client import WhatsAppClient
 
 from ratchetkeep import prekeys
 from ratchetkeep.aio import AsyncDevice, open_async_device
-from ratchetkeep.errors import InvalidValue, NotHeld, StoreClosed
+from ratchetkeep.errors import InvalidValue, NotHeld, RatchetkeepError, StoreClosed
 from ratchetkeep.formats.pyaileys import PROTOBUF
 from ratchetkeep.model import Credentials, EncodedRecord, Key, KeyPair, check_key
 from ratchetkeep.stores import urls
@@ -167,7 +167,7 @@ class AuthState(AuthenticationState):
         if self._running() is not None:
             return
         self._refuse_device_transaction()
-        self._keep_ahead()
+        self._keep_ahead(self.device.credentials)
         try:
             async with self.device.transaction(prekeys.LOCK) as changes:
                 texts = texts_of(self._live)
@@ -292,10 +292,9 @@ class AuthState(AuthenticationState):
         finally:
             self._on_their_way.remove(next_id)
 
-    def _keep_ahead(self) -> None:
+    def _keep_ahead(self, stored: Credentials) -> None:
         """A task that read ``next_pre_key_id`` before another one moved it must not set it back."""
-        stored = self.device.credentials.next_pre_key_id
-        ahead = max(stored, self._live.next_pre_key_id, *self._on_their_way)
+        ahead = max(stored.next_pre_key_id, self._live.next_pre_key_id, *self._on_their_way)
         self._live.next_pre_key_id = ahead
 
     async def _pass_on(self, scope: _Scope) -> None:
@@ -314,7 +313,9 @@ class AuthState(AuthenticationState):
         """
         try:
             credentials = self.device.credentials
-        except StoreClosed:
+        except RatchetkeepError:
+            # Closed or lost by now. What was committed before that is stored: an error here would
+            # tell the caller that it was refused.
             return
         if credentials is not self._seen:
             stored = to_client(credentials)
@@ -323,7 +324,7 @@ class AuthState(AuthenticationState):
                 if live[name] != text and (live[name] == self._saved[name] or name in saved):
                     setattr(self._live, name, getattr(stored, name))
             self._seen, self._saved = credentials, texts
-        self._keep_ahead()
+        self._keep_ahead(credentials)
 
 
 class _Scope:

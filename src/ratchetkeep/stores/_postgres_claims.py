@@ -29,25 +29,27 @@ __all__ = ["Claims", "Survey", "Worker", "claim", "give_back", "survey"]
 # How many seconds a connection is waited for to tell what is told by a later renewal as well.
 _BRIEF = 1.0
 
-# The order is that of an index, owner before id, and nothing else has it: statistics that are old
+# The order is that of one index, owner before id, and no other one has it: statistics that are old
 # (all devices were free when they were made) would make the planner read the whole table. That is
 # also why owners are compared as rows, not with "=".
 _PAGE = (
-    "SELECT d.id, d.epoch FROM ratchetkeep.devices AS d WHERE {}"
+    "SELECT d.id, d.epoch FROM ratchetkeep.devices AS d WHERE {} "
     "AND d.commits > 0 AND d.moved_to IS NULL AND d.id <> ALL(%(exclude)s::uuid[]) "
     "ORDER BY d.owner, d.id LIMIT %(limit)s"
 )
-_UNOWNED = _PAGE.format("d.owner IS NULL AND d.id >= r.low AND d.id <= r.high ")
-_LEFT = _PAGE.format("(d.owner, d.id) >= (g.id, r.low) AND (d.owner, d.id) <= (g.id, r.high) ")
+_OF_GONE = f"SELECT f.* FROM gone AS g CROSS JOIN LATERAL ({_PAGE}) AS f"
+_LAST = "'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"
+_BRANCHES = (
+    f"({_PAGE})".format("d.owner IS NULL AND d.id >= %(start)s"),
+    f"({_PAGE})".format("d.owner IS NULL AND d.id < %(start)s"),
+    _OF_GONE.format(f"(d.owner, d.id) >= (g.id, %(start)s) AND (d.owner, d.id) <= (g.id, {_LAST})"),
+    _OF_GONE.format("(d.owner, d.id) < (g.id, %(start)s) AND d.owner >= g.id"),
+)
 # Our own lease may have run out too: what we have open is not free.
 _FREE = (
     "WITH gone AS MATERIALIZED (SELECT id FROM ratchetkeep.owners "
-    "WHERE until < clock_timestamp() AND id <> %(owner)s), "
-    "ranges (low, high) AS (VALUES "
-    "(%(start)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid), "
-    "('00000000-0000-0000-0000-000000000000'::uuid, %(start)s::uuid)), "
-    f"free AS (SELECT f.* FROM ranges AS r CROSS JOIN LATERAL ({_UNOWNED}) AS f UNION ALL "
-    f"SELECT f.* FROM ranges AS r CROSS JOIN gone AS g CROSS JOIN LATERAL ({_LEFT}) AS f), "
+    "WHERE until < now() AND id <> %(owner)s), "
+    f"free AS ({' UNION ALL '.join(_BRANCHES)}), "
     "page AS MATERIALIZED (SELECT id, epoch FROM free LIMIT %(limit)s)"
 )
 # A row that another transaction has locked (a copy that replaces the device, say) is not waited
@@ -61,7 +63,7 @@ _CLAIM = (
     "FROM chosen AS c WHERE d.id = c.id AND d.epoch = c.epoch "
     "RETURNING d.id, d.name, d.epoch, d.commits), "
     "noted AS (INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %(owner)s, %(name)s, clock_timestamp(), commits FROM taken) "
+    "SELECT id, epoch, %(owner)s, %(name)s, now(), commits FROM taken) "
     "SELECT name, id, epoch, commits FROM taken"
 )
 _COUNT = f"{_FREE} SELECT count(*) FROM page"

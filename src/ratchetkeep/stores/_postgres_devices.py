@@ -31,7 +31,7 @@ _NAMES = "SELECT name FROM ratchetkeep.devices WHERE commits > 0"
 _THERE = "SELECT 1 FROM ratchetkeep.devices WHERE id = %s AND commits > 0"
 _LISTING = (
     f"SELECT d.name, coalesce(d.moved_to, ''), coalesce(CASE WHEN {ALIVE} THEN o.name END, ''), "
-    f"CASE WHEN {ALIVE} THEN extract(epoch FROM o.until - clock_timestamp())::float8 END, "
+    f"CASE WHEN {ALIVE} THEN extract(epoch FROM o.until - now())::float8 END, "
     "coalesce(r.number, 0), d.committed "
     "FROM ratchetkeep.devices AS d LEFT JOIN ratchetkeep.owners AS o ON o.id = d.owner "
     "LEFT JOIN (SELECT device, count(*) AS number FROM ratchetkeep.records GROUP BY device) AS r "

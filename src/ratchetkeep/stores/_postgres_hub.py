@@ -39,6 +39,9 @@ __all__ = ["KIND", "Hub"]
 T = TypeVar("T")
 
 KIND = "postgresql"
+# Groups of commits that are under way at once, of devices of their own: while the server carries
+# out one, the next is put together.
+LANES = 2
 # How many seconds closing waits for a database that does not answer.
 BRIEF = 1.0
 
@@ -68,7 +71,7 @@ class Hub:
         self._pid = os.getpid()
         self._users = 0
         self._lock = threading.RLock()
-        self._applying = threading.Lock()
+        self._lanes = [Lane(self) for _ in range(LANES)]
         self.link = Link(conninfo, url, connections, patience=max(2.0, lease / 2))
         self._keeper = Keeper(self)
         self._recorder = _metrics.recorder()
@@ -361,24 +364,11 @@ class Hub:
 
     # -- commits
 
-    def apply(self, *batches: Prepared) -> Refused:
-        """Make batches durable in one transaction; see :meth:`Store.apply`."""
-        refused: dict[str, RatchetkeepError] = {}
-        work: Work = {}
-        with self._applying:
-            for batch in batches:
-                held = self._writable(batch.device, refused)
-                if held is not None:
-                    work.setdefault(held.id, (held, {}))[1].update(batch.changes)
-            try:
-                Applying(self, work, refused).run()
-            except BaseException as error:
-                for held, _ in work.values():
-                    held.failed = type(error).__name__
-                raise
-        return refused
+    def lane(self, name: str) -> Lane:
+        """What carries out the device's commits, with those of many other devices."""
+        return self._lanes[rows.id_of(name).int % LANES]
 
-    def _writable(self, name: str, refused: dict[str, RatchetkeepError]) -> Held | None:
+    def writable(self, name: str, refused: dict[str, RatchetkeepError]) -> Held | None:
         held = None if self.is_forked else self.held.get(rows.id_of(name))
         if held is None:
             refused[name] = self.lost(name, TAKEN)
@@ -388,6 +378,31 @@ class Hub:
         else:
             return held
         return None
+
+
+class Lane:
+    """The commits of some of a hub's devices, a group at a time."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._applying = threading.Lock()
+
+    def apply(self, *batches: Prepared) -> Refused:
+        """Make batches durable in one transaction; see :meth:`Store.apply`."""
+        refused: dict[str, RatchetkeepError] = {}
+        work: Work = {}
+        with self._applying:
+            for batch in batches:
+                held = self._hub.writable(batch.device, refused)
+                if held is not None:
+                    work.setdefault(held.id, (held, {}))[1].update(batch.changes)
+            try:
+                Applying(self._hub, work, refused).run()
+            except BaseException as error:
+                for held, _ in work.values():
+                    held.failed = type(error).__name__
+                raise
+        return refused
 
 
 os.register_at_fork(after_in_child=Hub.forget)

@@ -32,10 +32,10 @@ REMEMBERED = 16
 # An owner without devices that ended without a word is forgotten after so long.
 _FORGOTTEN = "interval '1 day'"
 
-ALIVE = "o.until > clock_timestamp()"
+ALIVE = "o.until > now()"
 # Microseconds since 1970: a device that is removed and made again has no epoch that it had before,
 # so nobody who had the old one can write to the new one.
-FIRST_EPOCH = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+FIRST_EPOCH = "(extract(epoch FROM now()) * 1000000)::bigint"
 _LOOK = (
     f"SELECT d.epoch, d.owner, d.commits, coalesce({ALIVE}, false), o.name "
     "FROM ratchetkeep.devices AS d LEFT JOIN ratchetkeep.owners AS o ON o.id = d.owner "
@@ -43,10 +43,10 @@ _LOOK = (
 )
 _MAKE = (
     "WITH made AS (INSERT INTO ratchetkeep.devices (id, name, created, epoch, owner, commits) "
-    f"VALUES (%s, %s, clock_timestamp(), {FIRST_EPOCH}, %s, 0) "
+    f"VALUES (%s, %s, now(), {FIRST_EPOCH}, %s, 0) "
     "ON CONFLICT (id) DO NOTHING RETURNING id, epoch) "
     "INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %s, %s, clock_timestamp(), 0 FROM made RETURNING epoch"
+    "SELECT id, epoch, %s, %s, now(), 0 FROM made RETURNING epoch"
 )
 # Only if nobody was faster: then the epoch is another one.
 _TAKE = (
@@ -54,12 +54,12 @@ _TAKE = (
     "WHERE id = %s AND epoch = %s AND owner IS NOT DISTINCT FROM %s "
     "RETURNING id, epoch, commits) "
     "INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %s, %s, clock_timestamp(), commits FROM taken RETURNING epoch, commits"
+    "SELECT id, epoch, %s, %s, now(), commits FROM taken RETURNING epoch, commits"
 )
 _RENEW = (
     "WITH kept AS (INSERT INTO ratchetkeep.owners (id, name, held, capacity, until) "
     "VALUES (%(owner)s, %(name)s, %(held)s, %(capacity)s::integer, "
-    "clock_timestamp() + %(lease)s * interval '1 second') "
+    "now() + %(lease)s * interval '1 second') "
     "ON CONFLICT (id) DO UPDATE SET until = excluded.until, held = excluded.held, "
     "capacity = excluded.capacity) "
     "SELECT count(*) FROM ratchetkeep.devices WHERE owner = %(owner)s"
@@ -88,7 +88,7 @@ _GIVE_BACK = (
 )
 _FORGET = (
     "DELETE FROM ratchetkeep.owners AS o WHERE (o.id = %s OR "
-    f"o.until < clock_timestamp() - {_FORGOTTEN}) "
+    f"o.until < now() - {_FORGOTTEN}) "
     "AND NOT EXISTS (SELECT 1 FROM ratchetkeep.devices AS d WHERE d.owner = o.id)"
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -48,7 +49,7 @@ _COUNT = (
 # device's row is locked until it ends, so nobody takes the device in between.
 _FENCE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
-    "SET commits = d.commits + 1, committed = clock_timestamp() "
+    "SET commits = d.commits + 1, committed = now() "
     "FROM unnest(%b::uuid[], %b::bigint[]) AS w (id, epoch) "
     "WHERE d.id = w.id AND d.epoch = w.epoch RETURNING d.id)"
 )
@@ -56,7 +57,7 @@ _FENCE = (
 # from end to end, as long as that seems cheaper than some look-ups in the index.
 _FENCE_ONE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
-    "SET commits = d.commits + 1, committed = clock_timestamp() "
+    "SET commits = d.commits + 1, committed = now() "
     "WHERE d.id = %b AND d.epoch = %b RETURNING d.id)"
 )
 _PUT = (
@@ -94,6 +95,7 @@ class Write(NamedTuple):
     changes: Mapping[Key, bytes | None]
 
 
+@lru_cache(maxsize=65_536)
 def id_of(name: str) -> UUID:
     """The id of a device, which is made of its name: BLAKE2b of 16 bytes. So rows of all devices
     are spread evenly, and nobody has to ask for the id first."""

@@ -28,19 +28,19 @@ _LOOK = (
 )
 _REPLACE = (
     "UPDATE ratchetkeep.devices SET epoch = epoch + 1, owner = NULL, moved_to = NULL, "
-    "moved_at = NULL, commits = commits + 1, committed = clock_timestamp() "
+    "moved_at = NULL, commits = commits + 1, committed = now() "
     "WHERE id = %s RETURNING epoch, commits"
 )
 _CLEAR = "DELETE FROM ratchetkeep.records WHERE device = %s"
 # Waits for another one that makes the same device.
 _MAKE = (
     "INSERT INTO ratchetkeep.devices (id, name, created, epoch, commits, committed) "
-    f"VALUES (%s, %s, clock_timestamp(), {FIRST_EPOCH}, 1, clock_timestamp()) "
+    f"VALUES (%s, %s, now(), {FIRST_EPOCH}, 1, now()) "
     "ON CONFLICT (id) DO NOTHING RETURNING epoch, commits"
 )
 _NOTE = (
     "INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "VALUES (%s, %s, %s, %s, clock_timestamp(), %s)"
+    "VALUES (%s, %s, %s, %s, now(), %s)"
 )
 _NOTED = "SELECT 1 FROM ratchetkeep.takeovers WHERE device = %s AND owner = %s"
 

@@ -21,6 +21,7 @@ from ratchetkeep.errors import (
     DeviceExists,
     NoDevice,
     OwnershipLost,
+    RatchetkeepError,
     ReadOnly,
     StoreClosed,
     StoreInUse,
@@ -36,7 +37,7 @@ from . import _postgres_schema as schema
 from ._moved import Moved, moved_now
 from ._postgres_applying import TAKEN
 from ._postgres_driver import Connection, driver, mapped
-from ._postgres_hub import KIND, Hub
+from ._postgres_hub import KIND, Hub, Lane
 from ._postgres_leases import Held
 from ._postgres_link import SCHEMA, open_one
 from ._postgres_stage import PostgresStage
@@ -239,17 +240,22 @@ class PostgresStore(Store):
             last = found[-1][0]
 
     def apply(self, *batches: Prepared) -> Refused | None:
+        lanes: dict[Lane, list[Prepared]] = {}
         for batch in batches:
-            self._writable(batch.device)
-        # All devices of a store are in one hub.
-        return self._writable(batches[0].device).apply(*batches) if batches else None
+            lane = self._writable(batch.device).lane(batch.device)
+            lanes.setdefault(lane, []).append(batch)
+        refused: dict[str, RatchetkeepError] = {}
+        for lane, those in lanes.items():
+            refused |= lane.apply(*those)
+        return refused
 
     def joint(self, device: str) -> Joint:
-        return self._writable(device)
+        return self._writable(device).lane(device)
 
     def trace(self, device: str) -> str:
-        commits = self._reading(device, table.commits_of)
-        return f"an entry and {self.count(device)} records" if commits else ""
+        commits, records = self._reading(device, table.commits_of), self.count(device)
+        # Records may be what is left of a device whose entry was lost.
+        return f"an entry and {records} records" if commits or records else ""
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         # By its name, and not among all of them: a copy of thousands asks for each.
