@@ -176,6 +176,22 @@ async def working(
             await run
 
 
+class Polls:
+    """Counts the polls of a worker."""
+
+    def __init__(self, fleet: Fleet, board: Board) -> None:
+        self.count = 0
+        poll = fleet._poll
+
+        async def counted() -> bool:
+            is_more = await poll()
+            self.count += 1
+            board.note()
+            return is_more
+
+        fleet._poll = counted  # type: ignore[method-assign]
+
+
 class Program:
     """A worker in a process of its own, which tells the board what it serves.
 

@@ -18,6 +18,9 @@ from ratchetkeep.stores.base import Store
 
 _log = logging.getLogger("ratchetkeep")
 
+# Seconds that a callback is waited for: most have done their part by then.
+BRIEF = 0.01
+
 # A commit of more records than this (pre-keys, a history) would push out what is in use.
 MANY = 64
 
@@ -115,7 +118,7 @@ class Memory:
             if self._lost is None:
                 self._to_tell.append(told)
                 return
-        _tell(told, self._lost)
+        _tell_apart([told], self._lost)
 
     def lose(self, error: OwnershipLost) -> None:
         """The device is another process's by now: refuse everything until it is opened again."""
@@ -126,8 +129,8 @@ class Memory:
             telling, self._to_tell = self._to_tell, []
         self._cache.clear()
         self._forget_tally()
-        for told in telling:
-            _tell(told, error)
+        if telling:
+            _tell_apart(telling, error)
 
     def check(self) -> None:
         """:raises OwnershipLost: if the device was found lost.
@@ -157,9 +160,25 @@ class Memory:
             self._tally.forget()
 
 
+def _tell_apart(telling: Sequence[Callable[[OwnershipLost], None]], error: OwnershipLost) -> None:
+    """Tell in a thread of its own: whoever found out holds locks that a callback may wait for, when
+    it closes the device, say; and must go on if it never comes back."""
+
+    def tell() -> None:
+        for told in telling:
+            _tell(told, error)
+
+    thread = threading.Thread(target=tell, name="ratchetkeep-lost", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending, or there is no thread to be had
+        tell()
+    else:
+        thread.join(BRIEF)
+
+
 def _tell(told: Callable[[OwnershipLost], None], error: OwnershipLost) -> None:
     try:
         told(error)
-    except Exception:  # noqa: BLE001 - logged; see below
-        # Whoever found out is carrying out commits of other devices, or keeping their leases.
+    except Exception:  # noqa: BLE001 - logged; the others are told all the same
         _log.exception("the callback of a lost device failed")

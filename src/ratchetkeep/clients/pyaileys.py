@@ -55,13 +55,14 @@ from ._pyaileys_records import to_model as to_model_value
 from ._pyaileys_signal import Keep, Repository
 from ._ratchets import check_ratchets
 
-__all__ = ["AuthState", "KeyStore", "load"]
+__all__ = ["AuthState", "KeyStore", "load", "load_device"]
 
 
-async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState:
+async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float = 0.0) -> AuthState:
     """The auth state of the device that ``url`` names, open until it is closed.
 
     :param create: make new credentials if the place holds no trace of a device.
+    :param wait: how many seconds to wait for another owner.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read; nothing new is made over it.
     :raises StoreInUse: if another owner has the device open.
@@ -69,19 +70,25 @@ async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState
         another library.
     """
     _check_store(url)
-    device = await open_async_device(url, create=create)
+    device = await open_async_device(url, create=create, wait=wait)
     try:
-        await check_ratchets(device, partial(check_form, device.url))
-        credentials = device.credentials
-        if credentials.pairing_ephemeral_key_pair is None:
-            # Not every library keeps one, and pyaileys knows no credentials without.
-            await device.save_credentials(
-                credentials.replace(pairing_ephemeral_key_pair=KeyPair.new())
-            )
-        return AuthState(device)
+        return await load_device(device)
     except BaseException:
         await device.close()
         raise
+
+
+async def load_device(device: AsyncDevice) -> AuthState:
+    """The auth state of a device that is open, such as one that a fleet hands out.
+
+    :raises NotHeld: if it holds the sessions of another library.
+    """
+    await check_ratchets(device, partial(check_form, device.url))
+    credentials = device.credentials
+    if credentials.pairing_ephemeral_key_pair is None:
+        # Not every library keeps one, and pyaileys knows no credentials without.
+        await device.save_credentials(credentials.replace(pairing_ephemeral_key_pair=KeyPair.new()))
+    return AuthState(device)
 
 
 class KeyStore:

@@ -35,7 +35,7 @@ from ._waeys_engine import Repository
 from ._waeys_keys import Keys
 from ._waeys_values import from_record
 
-__all__ = ["AuthState", "load"]
+__all__ = ["AuthState", "load", "load_device"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +178,11 @@ class AuthState(dict[str, Any]):
             await self.close()
 
 
-async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState:
+async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float = 0.0) -> AuthState:
     """Open the device that ``url`` names as an auth state of waeys.
 
     :param create: make new credentials if the place holds no trace of a device.
+    :param wait: how many seconds to wait for another owner.
     :raises ImportError: if waeys is not installed.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read; it is never made anew.
@@ -189,10 +190,20 @@ async def load(url: str | os.PathLike[str], *, create: bool = True) -> AuthState
     :raises NotHeld: if it holds the sessions of another client in that client's own encoding.
     """
     _client("Signal.libsignal")
-    device = await open_async_device(url, create=create)
+    device = await open_async_device(url, create=create, wait=wait)
     try:
-        await check_ratchets(device, lambda key, held: from_record(*key, held, device.url))
-        return AuthState(device)
+        return await load_device(device)
     except BaseException:
         await device.close()
         raise
+
+
+async def load_device(device: AsyncDevice) -> AuthState:
+    """The auth state of a device that is open, such as one that a fleet hands out.
+
+    :raises ImportError: if waeys is not installed.
+    :raises NotHeld: if it holds the sessions of another client in that client's own encoding.
+    """
+    _client("Signal.libsignal")
+    await check_ratchets(device, lambda key, held: from_record(*key, held, device.url))
+    return AuthState(device)

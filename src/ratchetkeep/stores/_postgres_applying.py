@@ -22,6 +22,10 @@ __all__ = ["AGAIN", "TAKEN", "Applying", "Work"]
 
 AGAIN = "Close the device and open it again: opening shows what is stored"
 TAKEN = "was taken over by another owner"
+WENT_BACK = (
+    "has lost commits in the database that were confirmed: a standby that took over lacked them, "
+    "or a backup was put back"
+)
 
 # The commits of a group, of each device all together.
 Work: TypeAlias = dict[UUID, tuple[Held, dict[Key, bytes | None]]]
@@ -95,7 +99,10 @@ class Applying:
             )
 
     def _write(self) -> None:
-        writes = [rows.Write(id, held.epoch, each) for id, (held, each) in self._work.items()]
+        writes = [
+            rows.Write(id, held.epoch, held.commits, each)
+            for id, (held, each) in self._work.items()
+        ]
         with self._hub.link.connection() as connection:
             self._was_sent = True
             landed = rows.write(connection, writes)
@@ -121,8 +128,10 @@ class Applying:
             before = held.commits
             if id in ours:
                 held.epoch, held.commits = ours[id]
-                if held.commits > before:
+                if held.commits != before:
                     del self._work[id]
+                if held.commits < before:
+                    self._refused[held.name] = self._hub.lose(held, WENT_BACK)
                 continue
             del self._work[id]
             error = self._hub.lose(held, TAKEN)

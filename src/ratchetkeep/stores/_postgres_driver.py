@@ -72,8 +72,11 @@ def options(conninfo: str, url: str) -> dict[str, Any]:
         given = driver.conninfo.conninfo_to_dict(conninfo)
     except driver.ProgrammingError:
         raise UnknownStore(url, "is no URL of a PostgreSQL database", "Check it") from None
+    timeout = str(given.get("connect_timeout", CONNECT_SECONDS))
+    if not timeout.isdecimal():
+        raise UnknownStore(url, "connect_timeout= takes a number of seconds", "Mend the URL")
     return {
-        "connect_timeout": given.get("connect_timeout", CONNECT_SECONDS),
+        "connect_timeout": int(timeout),
         "application_name": given.get("application_name", who()),
         "client_encoding": "utf8",
         "autocommit": True,

@@ -42,6 +42,8 @@ KIND = "postgresql"
 # Groups of commits that are under way at once, of devices of their own: while the server carries
 # out one, the next is put together.
 LANES = 2
+# Of so many renewals one looks at which devices are ours, even if their number is right.
+LOOKS = 4
 # How many seconds closing waits for a database that does not answer.
 BRIEF = 1.0
 
@@ -64,6 +66,7 @@ class Hub:
         self._taking: set[UUID] = set()
         # Those that the database says are ours, and nobody here has.
         self._strays: set[UUID] = set()
+        self._renewals = 0
         # Of what the process offers to take, if it is one of a fleet; see the fleet's claims.
         self.capacity: int | None = None
         self._conninfo = conninfo
@@ -119,8 +122,7 @@ class Hub:
         """At the end of the program: give back what nobody closed, so that it need not be waited
         for."""
         for hub in list(cls._open.values()):
-            for held in list(hub.held.values()):
-                hub.give_back(held.name)
+            hub.give_back_all([held.name for held in list(hub.held.values())])
             hub._close()
         cls._open = {}
 
@@ -322,7 +324,10 @@ class Hub:
         """Renew the lease, and find out what was lost, or was closed and not given back."""
         before = dict(self.held)
         count = leases.renew(connection, self.owner, self.lease, len(before), self.capacity)
-        if count == len(before) and not self._strays:
+        self._renewals += 1
+        # One may have been lost and another one gained, by a statement whose answer did not come.
+        is_due = self._renewals % LOOKS == 0
+        if count == len(before) and not self._strays and not is_due:
             return
         owned = leases.owned(connection, self.owner)
         for id, held in before.items():
@@ -330,8 +335,9 @@ class Hub:
                 self.lose(held, TAKEN)
         strays = owned.keys() - self.held.keys() - self._taking
         # Only what was one at the last renewal too: it may be taken, and not entered yet.
-        for id in strays & self._strays:
-            leases.give_back(connection, id, self.owner, owned[id])
+        forgotten = {id: owned[id] for id in strays & self._strays}
+        if forgotten:
+            claims.give_back(connection, self.owner, forgotten)
         self._strays = strays
 
     def expire(self) -> None:

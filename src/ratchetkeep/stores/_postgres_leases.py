@@ -86,6 +86,7 @@ _GIVE_BACK = (
     "AND (t.device IN (SELECT id FROM unmade) "
     "OR t.epoch <= (SELECT epoch FROM free) - %(remembered)s)"
 )
+_FREE_ALL = "UPDATE ratchetkeep.devices SET owner = NULL WHERE owner = %s AND commits > 0"
 _FORGET = (
     "DELETE FROM ratchetkeep.owners AS o WHERE (o.id = %s OR "
     f"o.until < now() - {_FORGOTTEN}) "
@@ -176,7 +177,9 @@ def give_back(connection: Connection, id: UUID, owner: UUID, epoch: int) -> None
 
 
 def forget_owner(connection: Connection, owner: UUID) -> None:
-    """Remove an owner who has nothing left, and those that were left behind."""
+    """Remove an owner who ends, and those that were left behind. What it still has, since it was
+    given back and nobody listened, is free."""
+    connection.execute(_FREE_ALL, (owner,))
     connection.execute(_FORGET, (owner,))
 
 

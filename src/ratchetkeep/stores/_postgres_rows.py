@@ -50,15 +50,15 @@ _COUNT = (
 _FENCE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
     "SET commits = d.commits + 1, committed = now() "
-    "FROM unnest(%b::uuid[], %b::bigint[]) AS w (id, epoch) "
-    "WHERE d.id = w.id AND d.epoch = w.epoch RETURNING d.id)"
+    "FROM unnest(%b::uuid[], %b::bigint[], %b::bigint[]) AS w (id, epoch, commits) "
+    "WHERE d.id = w.id AND d.epoch = w.epoch AND d.commits = w.commits RETURNING d.id)"
 )
 # The same of one device, as most commits are. For a join the server may read the table of devices
 # from end to end, as long as that seems cheaper than some look-ups in the index.
 _FENCE_ONE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
     "SET commits = d.commits + 1, committed = now() "
-    "WHERE d.id = %b AND d.epoch = %b RETURNING d.id)"
+    "WHERE d.id = %b AND d.epoch = %b AND d.commits = %b RETURNING d.id)"
 )
 _PUT = (
     ", put AS (INSERT INTO ratchetkeep.records (device, family, id, data) "
@@ -87,11 +87,13 @@ _FILL = (
 class Write(NamedTuple):
     """What is written of one device.
 
+    :ivar commits: how many the device has before this one.
     :ivar changes: new bytes by key; None deletes.
     """
 
     id: UUID
     epoch: int
+    commits: int
     changes: Mapping[Key, bytes | None]
 
 
@@ -150,10 +152,10 @@ def write(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
     writes = sorted(writes, key=lambda write: write.id.int)
     puts = [(w.id, k, data) for w in writes for k, data in w.changes.items() if data is not None]
     drops = [(w.id, key) for w in writes for key, data in w.changes.items() if data is None]
-    values: list[object] = [[w.id for w in writes], [w.epoch for w in writes]]
+    values: list[object] = [list(each) for each in zip(*(w[:3] for w in writes), strict=True)]
     statement = _FENCE
     if len(writes) == 1:
-        statement, values = _FENCE_ONE, [writes[0].id, writes[0].epoch]
+        statement, values = _FENCE_ONE, list(writes[0][:3])
     if len(writes) == len(puts) == 1:
         _, key, data = puts[0]
         statement += _PUT_ONE

@@ -13,7 +13,7 @@ They stand in a schema of their own, ``ratchetkeep``:
 
 from __future__ import annotations
 
-from ratchetkeep.errors import StoreDamaged, StoreUnreadable, UnsupportedVersion
+from ratchetkeep.errors import StoreDamaged, StoreUnreadable, UnknownStore, UnsupportedVersion
 
 from ._postgres_driver import Connection, driver
 
@@ -133,9 +133,20 @@ def prepare(
     if found and not upgrade:
         what = f"has tables of version {found}, which are to be upgraded to {newest}"
         raise UnsupportedVersion(url, what, "Open a device there for writing once")
+    if found == 0:
+        _check_encoding(connection, url)
     for version in range(found + 1, newest + 1):
         _upgrade(connection, url, version, upgrades[version])
     return True
+
+
+def _check_encoding(connection: Connection, url: str) -> None:
+    (encoding,) = connection.execute("SELECT current_setting('server_encoding')").fetchone() or (
+        "",
+    )
+    if encoding != "UTF8":
+        what = f"is a database with the encoding {encoding}, which cannot hold all ids"
+        raise UnknownStore(url, what, "Make one with ENCODING 'UTF8' TEMPLATE template0")
 
 
 def _upgrade(connection: Connection, url: str, version: int, statements: tuple[str, ...]) -> None:
