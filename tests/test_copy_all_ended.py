@@ -107,12 +107,12 @@ def test_a_process_that_is_killed_fails_its_device_alone(
         if task.source.device not in ("03", "some/04"):
             return real(worker, task)
         # It is asked while it sleeps, and never wakes up.
-        os.kill(worker._process.pid, signal.SIGSTOP)
+        os.kill(worker._child.process.pid, signal.SIGSTOP)
         real(worker, task)
         # As it would leave what it was putting together.
         above, name = os.path.split(task.target.path)
-        os.mkdir(f"{above}/.{name}.ratchetkeep-stage-{worker._process.pid}-00ff")
-        os.kill(worker._process.pid, signal.SIGKILL)
+        os.mkdir(f"{above}/.{name}.ratchetkeep-stage-{worker._child.process.pid}-00ff")
+        os.kill(worker._child.process.pid, signal.SIGKILL)
         killed[0] += 1
         return None
 
@@ -135,7 +135,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_replaced(
     def kill(step: str, done: int, total: int, records: int) -> None:
         if done == total - 1 or done == 3:
             for each in started:
-                idle = [w for w in workers if w.task is None and w._process is each]
+                idle = [w for w in workers if w.task is None and w._child.process is each]
                 if idle and each.poll() is None:
                     each.kill()
                     each.wait()

@@ -24,6 +24,7 @@ from ratchetkeep import (
     StoreInUse,
     copy_device,
 )
+from ratchetkeep import _copy_child as child
 from ratchetkeep import _copy_pool as pool
 from ratchetkeep import _copy_run as run
 from ratchetkeep import _spool as spool
@@ -122,7 +123,7 @@ def test_findings_and_damage_are_the_same_with_help(
     "boot",
     [
         "raise SystemExit",
-        "print('x' * 100); " + pool._BOOT,
+        "print('x' * 100); " + child._BOOT,
         "import os; os.write(3, b'x')",
         "import time; time.sleep(60)",
     ],
@@ -135,7 +136,7 @@ def test_a_helper_that_fails_is_no_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A device could not be copied on a machine where a process fails or is killed."""
-    monkeypatch.setattr(pool, "_BOOT", boot)
+    monkeypatch.setattr(child, "_BOOT", boot)
     monkeypatch.setattr(pool, "PATIENCE", 0.5)
     copy_device(f"baileys:{BOB}", f"sqlite:{tmp_path}/a.db")
     copy_device(f"sqlite:{tmp_path}/a.db", f"baileys:{tmp_path}/b")

@@ -37,6 +37,7 @@ LAYERS = [
         "_copy_all_run",
         "_copy_all_sum",
         "_copy_all_tree",
+        "_copy_child",
         "_copy_plan",
         "_copy_pool",
         "_copy_run",

@@ -1,19 +1,15 @@
 """Processes that copy one device at a time, each on a processor of its own.
 
-Each is a new interpreter, never a fork, and is told over a pipe what to do: URLs, which may hold
+Each is told over a pipe what to do: URLs, which may hold
 passwords, are in no command line. A process that is ended, however that happens, leaves its device
 whole at the target or not there, and the others go on.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import select
 import selectors
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
@@ -21,7 +17,7 @@ from contextlib import closing, suppress
 import msgspec
 
 from ratchetkeep._copy_all_job import FAILED, Done, Held, Job, Task, carry_out, pack, shown, unpack
-from ratchetkeep._copy_pool import framed, read_frame
+from ratchetkeep._copy_child import Child, can_start, framed, greet, read_frame
 from ratchetkeep.errors import CommitFailed, RatchetkeepError
 from ratchetkeep.stores._stage import sweep_beside
 from ratchetkeep.stores.disk import Disk
@@ -29,16 +25,10 @@ from ratchetkeep.stores.layouts import LAYOUTS
 
 __all__ = ["Workers", "main", "start"]
 
-# What a process says first; see ratchetkeep._copy_pool.
-GREETING = b"ratchetkeep"
+# Seconds that a process may take to greet.
 PATIENCE = 30.0
 # How long a process that is to end may take to remove what it was putting together.
 TIDYING = 10.0
-
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from ratchetkeep._copy_all_pool import main; main()"
-)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_job = msgspec.msgpack.Decoder(Job).decode
@@ -47,8 +37,7 @@ _decode_task = msgspec.msgpack.Decoder(Task).decode
 
 def start(job: Job, number: int) -> Workers | None:
     """Processes for a copy, to be closed; None where there are none to be had."""
-    # A frozen program's executable is the program itself.
-    if number > 1 and sys.executable and not getattr(sys, "frozen", False):
+    if number > 1 and can_start():
         workers = Workers(job)
         try:
             if workers.hire(number):
@@ -155,44 +144,22 @@ class _Worker:
     def __init__(self, setup: bytes) -> None:
         self.task: Task | None = None
         self.fate = ""
-        # Answers have a pipe of their own, since anything may print something when Python starts.
-        receiving, sending = os.pipe()
-        self.answers = os.fdopen(receiving, "rb")
-        try:
-            # A group of its own: Ctrl-C is for the copy, which ends its processes.
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(sending)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(sending,),
-                process_group=0,
-            )
-        except BaseException:
-            self.answers.close()
-            raise
-        finally:
-            os.close(sending)
-        assert self._process.stdin  # noqa: S101 - for mypy
-        self._tasks = self._process.stdin
-        self._tell(json.dumps(sys.path).encode() + b"\n" + setup)
+        self._child = Child("ratchetkeep._copy_all_pool")
+        self.answers = self._child.answers
+        self._tell(setup)
 
     def _tell(self, data: bytes) -> None:
         with suppress(OSError):  # one that has ended does not answer
-            self._tasks.write(data)
-            self._tasks.flush()
+            self._child.tell(data)
 
     def greets(self, until: float) -> bool:
         """True once it is ready; False if it is not by then, or is no process of ours."""
-        said = select.poll()
-        said.register(self.answers, select.POLLIN)
-        patience = max(0.0, until - time.monotonic())
-        return bool(said.poll(patience * 1000)) and read_frame(self.answers) == GREETING
+        return self._child.greets(max(0.0, until - time.monotonic()))
 
     @property
     def is_gone(self) -> bool:
         """True if it was ended while it had nothing to do."""
-        return self.task is None and self._process.poll() is not None
+        return self.task is None and self._child.process.poll() is not None
 
     def begin(self, task: Task) -> None:
         """Give it something to do."""
@@ -209,29 +176,23 @@ class _Worker:
     def ask_to_end(self) -> None:
         """Let it drop what it is at, and end."""
         if self.task is not None:
-            self._process.send_signal(signal.SIGTERM)
+            self._child.process.send_signal(signal.SIGTERM)
         with suppress(OSError):
-            self._tasks.close()
+            self._child.tasks.close()
 
     def end(self, patience: float) -> None:
         """Wait until it has ended; then see to it."""
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience)
-        self._process.kill()
-        code = self._process.wait()
+            self._child.process.wait(patience)
+        code = self._child.end()
         self.fate = f" by signal {-code}" if code < 0 else f" with exit code {code}"
-        for pipe in (self._tasks, self.answers):
-            with suppress(OSError):
-                pipe.close()
 
 
 def main() -> None:
     """What a process does until nobody asks any more."""
     # It is ended as by Ctrl-C, so that it drops what it was putting together.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    asked, answers = sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")
-    answers.write(framed(GREETING))
-    answers.flush()
+    asked, answers = greet()
     setup = read_frame(asked)
     if setup is None:
         return

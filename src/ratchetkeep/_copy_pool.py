@@ -1,28 +1,23 @@
 """Processes that try the records of a large source, each on a processor of its own.
 
-Each is a new interpreter, never a fork: a fork would have this process's locks and SQLite files. It
-is given what the copy reads, and answers with what came of it; it opens nothing and writes nothing.
-What goes wrong there is no answer, and the copy does the work itself: so it meets the same error
-in its own place, and needs no processes where there are none to be had.
+Each is given what the copy reads, and answers with what came of it; it opens nothing and writes
+nothing. What goes wrong there is no answer, and the copy does the work itself: so it meets the same
+error in its own place, and needs no processes where there are none to be had.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import struct
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import SimpleQueue
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from ratchetkeep._copy_child import Child, can_start, framed, greet, read_frame
 from ratchetkeep._copy_source import Chunk, digest_of
 from ratchetkeep._copy_spelling import Spelled
 from ratchetkeep._copy_trial import Counts, Recipe, Trial, Tried
@@ -30,20 +25,12 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.stores import urls
 
-__all__ = ["Helpers", "Worker", "framed", "helpers", "main", "read_frame"]
+__all__ = ["Helpers", "Worker", "helpers", "main"]
 
 MOST_WORKERS = 4
 
-# What a process says first. A program that is no Python interpreter, though it stands in
-# sys.executable, would start itself and never say it.
-GREETING = b"ratchetkeep"
+# Seconds that a process may take to greet.
 PATIENCE = 10.0
-
-_LENGTH = struct.Struct(">I")
-_BOOT = (
-    "import sys, json; sys.path[:] = json.loads(sys.stdin.buffer.readline()); "
-    "from ratchetkeep._copy_pool import main; main()"
-)
 
 
 class _Answer(NamedTuple):
@@ -122,37 +109,14 @@ class Worker:
     """One process, as seen from here."""
 
     def __init__(self, setup: bytes) -> None:
-        # Answers have a pipe of their own, since anything may print something when Python starts.
-        receiving, sending = os.pipe()
-        self._from = os.fdopen(receiving, "rb")
-        try:
-            # A group of its own: Ctrl-C is for the copy, which ends its processes.
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(sending)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(sending,),
-                process_group=0,
-            )
-        except BaseException:
-            self._from.close()
-            raise
-        finally:
-            os.close(sending)
-        assert self._process.stdin  # noqa: S101 - for mypy
-        self._to = self._process.stdin
-        with suppress(OSError):  # one that has ended already does not greet
-            self._to.write(json.dumps(sys.path).encode() + b"\n")
-            self._to.flush()
+        self._child = Child("ratchetkeep._copy_pool")
         self._setup = framed(setup)
         self._is_ready: bool | None = None
 
     def _check_ready(self) -> None:
         """:raises OSError: if the process has not greeted, and is not ours."""
         if self._is_ready is None:
-            said, _, _ = select.select([self._from], [], [], PATIENCE)
-            self._is_ready = bool(said) and read_frame(self._from) == GREETING
+            self._is_ready = self._child.greets(PATIENCE)
         if not self._is_ready:
             raise OSError("no helper was started")
 
@@ -161,14 +125,13 @@ class Worker:
         try:
             self._check_ready()
             self._send(_encode(chunk))
-            answer = read_frame(self._from)
+            answer = read_frame(self._child.answers)
             return None if answer is None else _decode_answer(answer)
         except (OSError, ValueError, msgspec.MsgspecError):
             return None
 
     def _send(self, asked: bytes) -> None:
-        self._to.write(self._setup + framed(asked))
-        self._to.flush()
+        self._child.tell(self._setup + framed(asked))
         self._setup = b""
 
     def begin_digest(self) -> None:
@@ -181,38 +144,18 @@ class Worker:
         """The digest of the source; None if it could not be read."""
         with suppress(OSError, ValueError):
             self._check_ready()
-            return read_frame(self._from)
+            return read_frame(self._child.answers)
         return None
 
     def end(self) -> None:
         """End the process, whatever it does."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._to, self._from):
-            with suppress(OSError):
-                pipe.close()
-
-
-def framed(data: bytes) -> bytes:
-    """Bytes as they go through a pipe."""
-    return _LENGTH.pack(len(data)) + data
-
-
-def read_frame(pipe: IO[bytes]) -> bytes | None:
-    """The next bytes that :func:`framed` made; None if the other end is gone."""
-    head = pipe.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack(head)
-    data = pipe.read(length)
-    return data if len(data) == length else None
+        self._child.end()
 
 
 def helpers(recipe: Recipe, credentials: Credentials) -> Helpers | None:
     """Helpers for a copy, if there are processors for them and they can be had; to be closed."""
     number = min(_processors(), MOST_WORKERS)
-    # A frozen program's executable is the program itself.
-    if number > 1 and sys.executable and not getattr(sys, "frozen", False):
+    if number > 1 and can_start():
         with suppress(OSError):
             return Helpers(number, recipe, credentials)
     return None
@@ -227,9 +170,7 @@ def _processors() -> int:
 
 def main() -> None:
     """What a process does until nobody asks any more."""
-    source, target = sys.stdin.buffer, os.fdopen(int(sys.argv[1]), "wb")
-    target.write(framed(GREETING))
-    target.flush()
+    source, target = greet()
     setup = read_frame(source)
     if setup is None:
         return
