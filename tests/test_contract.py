@@ -16,7 +16,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from ratchetkeep import Credentials, open_device
 from ratchetkeep.model import CREDENTIALS, Key
-from ratchetkeep.stores import memory
+from ratchetkeep.sealing.keys import KeyFile, make_key_file
+from ratchetkeep.sealing.opening import new_ring
+from ratchetkeep.stores import _sqlite_file, memory
+from ratchetkeep.stores._sqlite_rows import View
 from ratchetkeep.testing import Holds, StoreContract
 from ratchetkeep.testing.stateful import make_store_machine
 from ratchetkeep.testing.strategies import (
@@ -88,6 +91,38 @@ class TestSqlite(StoreContract):
         try:
             values = {"device": device, "family": key.family, "id": key.id, **values}
             return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+
+class TestSqliteSealed(TestSqlite):
+    """sqlite:PATH, sealed"""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        make_key_file(tmp_path / "key")
+        monkeypatch.setenv("RATCHETKEEP_KEY_FILE", str(tmp_path / "key"))
+        _sqlite_file.make(f"{tmp_path}/device.db", new_ring(KeyFile(tmp_path / "key"), ""))
+        return f"sqlite:{tmp_path}/device.db"
+
+    @staticmethod
+    def _execute(url: str, key: Key, statement: str, values: dict[str, Any]) -> list[Any]:
+        """The row of a record, whose place and bytes the key alone tells."""
+        path, _, query = url.removeprefix("sqlite:").partition("?")
+        device = parse_qs(query).get("device", ["default"])[0]
+        connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            view = View(connection, url, None)
+            row = view.find(device)
+            assert row is not None
+            name = view.vault.seal_name(row.cipher.generation, device)
+            asked = {"device": name, "family": key.family, "id": row.cipher.row_id(key)}
+            if values.get("data") is not None:
+                values = {"data": row.cipher.seal(key, values["data"])}
+            found = connection.execute(statement, {**asked, **values}).fetchall()
+            if statement.startswith("SELECT"):
+                return [(row.cipher.open(key, data),) for (data,) in found]
+            return found
         finally:
             connection.close()
 

@@ -26,7 +26,8 @@ from ratchetkeep.errors import OwnershipLost, RatchetkeepError, StoreDamaged
 from ratchetkeep.stores import _folder_names, _follower, _recovery, _sqlite_file, directory, journal
 from ratchetkeep.stores._follower import Follower, put_file
 from ratchetkeep.stores._owner import Ownership
-from ratchetkeep.stores._sqlite_owned import OwnedFile, add_device, write_rows
+from ratchetkeep.stores._sqlite_owned import OwnedFile
+from ratchetkeep.stores._sqlite_rows import add_device, write_rows
 from ratchetkeep.stores._stage import FolderStage
 from ratchetkeep.stores.directory import DirectoryStore
 from ratchetkeep.stores.disk import OpenFile
@@ -331,8 +332,7 @@ def no_transaction(patch: Patch) -> None:
     def mutant(file: OwnedFile, batches: Any) -> dict[str, int]:
         file.connection.execute("ROLLBACK")
         for batch in batches:
-            number = add_device(file.connection, batch.device)
-            write_rows(file.connection, number, batch.changes)
+            write_rows(file.connection, add_device(file.view, batch.device), batch.changes)
         return {}
 
     patch.setattr(OwnedFile, "_transact", mutant)
@@ -342,8 +342,7 @@ def no_rollback(patch: Patch) -> None:
     def mutant(file: OwnedFile, batches: Any) -> dict[str, int]:
         try:
             for batch in batches:
-                number = add_device(file.connection, batch.device)
-                write_rows(file.connection, number, batch.changes)
+                write_rows(file.connection, add_device(file.view, batch.device), batch.changes)
         finally:
             file.connection.execute("COMMIT")
         return {}

@@ -415,7 +415,7 @@ def test_a_file_of_version_1_is_read_and_upgraded(tmp_path: Path, folder: Path) 
     copy_device(url, f"sqlite:{tmp_path}/t.db", overwrite=True, retire=True)
     assert not is_alive(url)
     connection = sqlite3.connect(tmp_path / "old.db")
-    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
     connection.close()
 
 

@@ -22,9 +22,11 @@ from ratchetkeep.errors import (
     StoreClosed,
     StoreDamaged,
     StoreInUse,
+    StoreRewound,
     StoreUnreadable,
     UnknownStore,
     UnsupportedVersion,
+    WrongKey,
 )
 from ratchetkeep.inspect import DeviceSummary, FamilySummary, inspect_device
 from ratchetkeep.model import Credentials, EncodedRecord, KeyPair
@@ -68,10 +70,12 @@ __all__ = [
     "StoreClosed",
     "StoreDamaged",
     "StoreInUse",
+    "StoreRewound",
     "StoreUnreadable",
     "Transaction",
     "UnknownStore",
     "UnsupportedVersion",
+    "WrongKey",
     "copy_all",
     "copy_device",
     "create_device",

@@ -18,9 +18,9 @@ from ratchetkeep.errors import (
     UnsupportedVersion,
 )
 from ratchetkeep.formats import native
-from ratchetkeep.model import Key
 from ratchetkeep.stores import _sqlite_file as sql
 from ratchetkeep.stores._owner import Ownership
+from ratchetkeep.stores._sqlite_rows import SEALS, View
 
 
 def mend_file(job: Job, path: str, device: str) -> None:
@@ -59,10 +59,10 @@ def _problems(connection: apsw.Connection, url: str, device: str) -> list[str]:
     :raises StoreDamaged: if it is more than that.
     """
     problems = _checked(connection)
+    view = View(connection, url, None)
     if problems:
-        _refuse_damaged_rows(connection, url, problems)
-    names = {name for (name,) in connection.execute("SELECT name FROM devices NOT INDEXED")}
-    if device not in names:
+        _refuse_damaged_rows(view, url, problems)
+    if device not in view.names().values():
         raise NoDevice(url, f"holds no device {device!r}")
     return problems
 
@@ -83,26 +83,28 @@ def _checked(connection: apsw.Connection) -> list[str]:
 _INDEX_FAULT = r"(row \d+ missing from|wrong # of entries in|non-unique entry in) index \S+"
 
 
-def _refuse_damaged_rows(connection: apsw.Connection, url: str, problems: list[str]) -> None:
+def _refuse_damaged_rows(view: View, url: str, problems: list[str]) -> None:
+    connection = view.connection
     names = {name for (name,) in connection.execute("SELECT tbl_name FROM sqlite_schema")}
-    if names != set(_TABLES):
+    if names != {*_TABLES[: 2 if view.version < SEALS else 3]}:
         raise StoreDamaged(url, "holds tables that are not ours")
     roots = connection.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index'")
     trees = "|".join(str(root) for (root,) in roots)
     fault = re.compile(rf"{_INDEX_FAULT}|Tree ({trees}) page .*")
     if not all(fault.fullmatch(line) for line in problems):
         raise StoreDamaged(url, "SQLite finds damage outside of the indexes")
-    devices = {row for (row,) in connection.execute("SELECT id FROM devices NOT INDEXED")}
+    ciphers = view.ciphers()
     rows = connection.execute("SELECT rowid, device, family, id, data FROM records NOT INDEXED")
     known: set[object] = set()
     for number_of_row, device, family, id, data in rows:
         known |= {number_of_row, (device, family, id)}
         try:
-            native.decode(Key(family, id), data)
+            if device not in ciphers:
+                raise StoreDamaged(url, "holds a record of no device")
+            key = ciphers[device].key_of(family, id)
+            native.decode(key, ciphers[device].open(key, data))
         except (DecodeError, UnsupportedVersion) as error:
             raise StoreDamaged(url, error.what) from None
-        if device not in devices:
-            raise StoreDamaged(url, "holds a record of no device")
     _refuse_lost_rows(connection, url, known)
 
 
@@ -147,7 +149,10 @@ def _write_again(old: apsw.Connection, staged: str, url: str) -> None:
     new = sql.connect(staged, url)
     try:
         with sql.mapped(url, failed), new:
-            for table, columns in _TABLES.items():
+            for table in _TABLES:
+                columns = _columns(old, table)
+                if not columns:
+                    continue  # an older schema, which has no such table yet
                 rows = old.execute(f"SELECT {columns} FROM {table} NOT INDEXED ORDER BY rowid")
                 places = ", ".join("?" * len(columns.split(",")))
                 new.executemany(f"INSERT INTO {table} ({columns}) VALUES ({places})", rows)
@@ -159,4 +164,9 @@ def _write_again(old: apsw.Connection, staged: str, url: str) -> None:
         raise failed("did not come back whole when it was written again")
 
 
-_TABLES = {"devices": "id, name, created", "records": "device, family, id, data"}
+def _columns(connection: apsw.Connection, table: str) -> str:
+    found = connection.execute(f"SELECT name FROM pragma_table_info('{table}')")
+    return ", ".join(str(name) for (name,) in found)
+
+
+_TABLES = ("devices", "records", "ring")

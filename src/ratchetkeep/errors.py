@@ -6,7 +6,9 @@
     ├── NoDevice             the place is empty, and creating was not asked for
     ├── DeviceExists         something is already where a device was to be made
     ├── StoreDamaged         something is there that cannot be read as what it must be
-    │   └── StoreUnreadable  the operating system refused to let us read it
+    │   ├── StoreUnreadable  the operating system refused to let us read it
+    │   └── StoreRewound     an older state than its witness has seen was put back
+    ├── WrongKey             a sealed store, and the key is wrong, or there is none
     ├── UnsupportedVersion   written by a newer version than this one knows
     ├── CommitFailed         a commit is not durable; the store must be opened again
     ├── StoreInUse           another owner has the device open
@@ -41,9 +43,11 @@ __all__ = [
     "StoreClosed",
     "StoreDamaged",
     "StoreInUse",
+    "StoreRewound",
     "StoreUnreadable",
     "UnknownStore",
     "UnsupportedVersion",
+    "WrongKey",
 ]
 
 
@@ -95,6 +99,23 @@ class StoreUnreadable(StoreDamaged):
     default_remedy = (
         "Nothing was changed, and nothing is known to be lost. Mend the cause and open it again"
     )
+
+
+class StoreRewound(StoreDamaged):
+    """The store is older than what its witness saw of it: a copy of it, or of the machine, was put
+    back. Going on with it would use message keys and pre-keys a second time."""
+
+    default_remedy = (
+        "Nothing was changed. If the newer state is lost, go on with new sessions: "
+        "`ratchetkeep cool` on this place makes them, and keeps the link"
+    )
+
+
+class WrongKey(RatchetkeepError):
+    """The place is sealed, and the key does not open it, or none was given. Nothing was tried a
+    second time, and nothing was changed."""
+
+    default_remedy = "Give the key that it was sealed with"
 
 
 class UnsupportedVersion(RatchetkeepError):

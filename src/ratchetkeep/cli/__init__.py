@@ -12,6 +12,7 @@ Every command ends with one of these exit codes:
   6  in use by another owner, moved to another place, or ownership was lost
   7  the target cannot hold it, or a newer version wrote it
   8  a write failed; none of it counts
+  9  sealed, and the key is wrong or missing
  70  a bug in ratchetkeep
 130  interrupted
 ===  ===============================================================================

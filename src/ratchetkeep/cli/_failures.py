@@ -21,8 +21,8 @@ P = ParamSpec("P")
 
 DEBUG = "RATCHETKEEP_DEBUG"
 
-DONE, FOUND, USAGE, MISSING, EXISTS, DAMAGED, IN_USE, NOT_HELD, NOT_WRITTEN, BUG, INTERRUPTED = (
-    *range(9),
+DONE, FOUND, USAGE, MISSING, EXISTS, DAMAGED, IN_USE, NOT_HELD, NOT_WRITTEN, SEALED, BUG, INTERRUPTED = (
+    *range(10),
     70,
     130,
 )
@@ -38,6 +38,7 @@ MEANINGS = {
     IN_USE: "in use by another owner, moved to another place, or ownership was lost",
     NOT_HELD: "the target cannot hold it, or a newer version wrote it",
     NOT_WRITTEN: "a write failed; none of it counts",
+    SEALED: "sealed, and the key is wrong or missing",
     BUG: "a bug in ratchetkeep",
     INTERRUPTED: "interrupted",
 }
@@ -49,6 +50,8 @@ EXIT_CODES: dict[type[errors.RatchetkeepError], int] = {
     errors.DeviceExists: EXISTS,
     errors.StoreDamaged: DAMAGED,
     errors.StoreUnreadable: DAMAGED,
+    errors.StoreRewound: DAMAGED,
+    errors.WrongKey: SEALED,
     errors.DecodeError: DAMAGED,
     errors.UnsupportedVersion: NOT_HELD,
     errors.NotHeld: NOT_HELD,

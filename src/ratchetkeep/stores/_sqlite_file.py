@@ -32,20 +32,25 @@ from ._stage import staging_name, sweep
 from .disk import Disk
 
 APPLICATION_ID = 0x524B4550  # "RKEP"
-VERSION = 2
+VERSION = 3
 HEADER = b"SQLite format 3\0"
 STAGE = ".stage-"
 WHATSMEOW = "a database of whatsmeow's: use whatsmeow: before the path"
 
+# The wrapped data keys of a sealed store, one row; a plain store has none.
+RING = "CREATE TABLE ring (id INTEGER PRIMARY KEY CHECK (id = 1), data BLOB NOT NULL) STRICT"
 SCHEMA = f"""
 CREATE TABLE devices (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL,
-    moved_to TEXT, moved_at INTEGER
+    moved_to TEXT, moved_at INTEGER,
+    history BLOB, commits INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 0, state BLOB
 ) STRICT;
 CREATE TABLE records (
     device INTEGER NOT NULL, family TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL,
     UNIQUE (device, family, id)
 ) STRICT;
+{RING};
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
@@ -57,9 +62,19 @@ def _to_version_2(connection: apsw.Connection) -> None:
     connection.execute("ALTER TABLE devices ADD COLUMN moved_at INTEGER")
 
 
+def _to_version_3(connection: apsw.Connection) -> None:
+    """Which life of a device this is and how far it came; and what it is sealed with."""
+    connection.execute("ALTER TABLE devices ADD COLUMN history BLOB")
+    connection.execute("ALTER TABLE devices ADD COLUMN commits INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE devices ADD COLUMN generation INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE devices ADD COLUMN state BLOB")
+    connection.execute("UPDATE devices SET history = randomblob(16)")
+    connection.execute(RING)
+
+
 # Schema upgrades, by the version that they start from; each runs in one transaction that also
 # raises user_version.
-UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {1: _to_version_2}
+UPGRADES: dict[int, Callable[[apsw.Connection], None]] = {1: _to_version_2, 2: _to_version_3}
 
 # How long to wait for a foreign program (a shell, a backup) that has the file locked.
 BUSY_MILLISECONDS = 5000
@@ -210,9 +225,12 @@ def require_ours(path: str, url: str) -> bool:
     raise UnknownStore(url, f"is {found}", "Nothing was changed. Check the path")
 
 
-def make(path: str) -> None:
-    """Make an empty store at ``path``, durable, in one step."""
-    staged = begin_staging(path)
+def make(path: str, ring: bytes | None = None) -> None:
+    """Make an empty store at ``path``, durable, in one step.
+
+    :param ring: the wrapped data keys of one that is to be sealed.
+    """
+    staged = begin_staging(path, ring=ring)
     try:
         publish(staged, path)
     except OSError as error:
@@ -242,10 +260,13 @@ def make_folder_for(path: str, url: str) -> None:
         raise write_failed(url, error) from None
 
 
-def begin_staging(path: str, fill: Callable[[str], None] | None = None) -> str:
+def begin_staging(
+    path: str, fill: Callable[[str], None] | None = None, *, ring: bytes | None = None
+) -> str:
     """Make an empty store beside ``path``, under a name of its own, which is given.
 
     :param fill: gives an empty file its schema; ours if None.
+    :param ring: the wrapped data keys of a store of ours that is to be sealed.
     """
     disk = Disk()
     folder, name = os.path.split(os.path.abspath(path))
@@ -256,19 +277,24 @@ def begin_staging(path: str, fill: Callable[[str], None] | None = None) -> str:
     except OSError as error:
         raise write_failed(path, error) from None
     try:
-        (fill or _fill)(staged)
+        if fill:
+            fill(staged)
+        else:
+            _fill(staged, ring)
     except BaseException:
         disk.unlink(staged)
         raise
     return staged
 
 
-def _fill(path: str) -> None:
+def _fill(path: str, ring: bytes | None) -> None:
     """Give the empty file at ``path`` the schema."""
     with mapped(path, lambda what: CommitFailed(path, what, "Nothing was changed")):
         connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             connection.execute(SCHEMA)
+            if ring is not None:
+                connection.execute("INSERT INTO ring (id, data) VALUES (1, ?)", (ring,))
             connection.execute("PRAGMA journal_mode = WAL")
         finally:
             connection.close()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 import apsw
 
@@ -19,33 +16,13 @@ from ratchetkeep.errors import (
     StoreClosed,
     StoreInUse,
 )
-from ratchetkeep.model import Key
+from ratchetkeep.sealing.keys import SealKey
+from ratchetkeep.sealing.opening import new_ring
 
 from . import _sqlite_file as sql
-from ._moved import Moved, moved_of, to_milliseconds
 from ._owner import Ownership
+from ._sqlite_rows import DeviceRow, View, add_device, settle, write_rows
 from .base import Prepared
-
-_PUT = (
-    "INSERT INTO records (device, family, id, data) VALUES (?, ?, ?, ?) "
-    "ON CONFLICT (device, family, id) DO UPDATE SET data = excluded.data"
-)
-_DROP = "DELETE FROM records WHERE device = ? AND family = ? AND id = ?"
-_GET = "SELECT id, data FROM records WHERE device = ? AND family = ? AND id = ?"
-# One statement for many ids: a record costs half of what it does by itself.
-_GET_MANY = (
-    "SELECT id, data FROM records WHERE device = ? AND family = ? "
-    "AND id IN (SELECT value FROM json_each(?))"
-)
-
-# Rows in the order of the unique key, a portion at a time.
-_GET_AFTER = (
-    "SELECT family, id, data FROM records WHERE device = ? AND (family, id) > (?, ?) "
-    "ORDER BY family, id LIMIT 256"
-)
-
-# The schema that has a place for where a device was moved to.
-MARKS = 2
 
 AGAIN = "Close all devices of the file and open them again: opening shows what reached the disk"
 
@@ -57,25 +34,34 @@ class OwnedFile:
     # Held while opening; a test's VFS may open another file meanwhile.
     _guard = threading.RLock()
 
-    def __init__(self, path: str, url: str, vfs: str | None) -> None:
+    def __init__(
+        self, path: str, url: str, vfs: str | None, key: str | bytes | SealKey | None
+    ) -> None:
         self.path = path
         self.url = url
         self.lock = threading.RLock()
         self.devices: set[str] = set()
         # Why the file takes no more, if so.
         self.failed = ""
-        self._numbers: dict[str, int] = {}
+        self._rows: dict[str, DeviceRow] = {}
         self.owner = Ownership(url, Path(path + ".lock"), Path(path + ".owner"))
         self.owner.take()
         try:
             if not sql.require_ours(path, url):
-                sql.make(path)
+                sql.make(path, new_ring(key, url))
             else:
                 sql.sweep_beside(path)
             sql.require_one_name(path, url)
             self.connection = sql.connect(path, url, vfs=vfs)
             self._opened = _which(path)
         except BaseException:
+            self.owner.release()
+            raise
+        try:
+            with sql.mapped(url):
+                self.view = View(self.connection, url, key)
+        except BaseException:
+            sql.disconnect(self.connection)
             self.owner.release()
             raise
 
@@ -103,13 +89,22 @@ class OwnedFile:
         cls._guard = threading.RLock()
 
     @classmethod
-    def attach(cls, path: str, url: str, device: str, vfs: str | None) -> OwnedFile:
+    def attach(
+        cls,
+        path: str,
+        url: str,
+        device: str,
+        vfs: str | None,
+        key: str | bytes | SealKey | None = None,
+    ) -> OwnedFile:
         """Open ``device`` in the file, which is opened with the first of its devices."""
         real = os.path.realpath(path)
         with cls._guard:
             file = cls._open.get(real)
             if file is None:
-                file = cls._open[real] = cls(real, url, vfs)
+                file = cls._open[real] = cls(real, url, vfs, key)
+            else:
+                file.view.check_key(key)
             if device in file.devices:
                 raise StoreInUse(url, f"device {device!r} is open already in this process")
             file.devices.add(device)
@@ -119,7 +114,7 @@ class OwnedFile:
         """Close ``device``; the last one closes the file."""
         with self._guard:
             self.devices.discard(device)
-            self._numbers.pop(device, None)
+            self._rows.pop(device, None)
             if self.devices or self.owner.is_forked:
                 return
             self._open.pop(self.path, None)
@@ -127,9 +122,18 @@ class OwnedFile:
             self.owner.release()
             self._check_name()
 
-    def device_id(self, device: str) -> int | None:
-        """The row of a device, or None."""
-        return device_id(self.connection, device)
+    def device(self, name: str) -> DeviceRow | None:
+        """A device's row, or None; the caller holds the lock."""
+        if name not in self._rows:
+            found = self.view.find(name)
+            if found is None:
+                return None
+            self._rows[name] = found
+        return self._rows[name]
+
+    def forget_row(self, name: str) -> None:
+        """A device's row was changed by something else than a commit."""
+        self._rows.pop(name, None)
 
     def apply(self, *batches: Prepared) -> None:
         """Make all batches durable in one transaction; see :meth:`Store.apply`."""
@@ -143,13 +147,13 @@ class OwnedFile:
                 raise CommitFailed(self.url, what, AGAIN)
             self._begin()
             try:
-                numbers = self._transact(batches)
+                rows = self._transact(batches)
             except apsw.Error as error:
                 raise self._fail(error) from None
             except BaseException as error:
                 self.failed = type(error).__name__
                 raise
-            self._numbers.update(numbers)
+            self._rows.update(rows)
 
     def _begin(self) -> None:
         try:
@@ -165,22 +169,23 @@ class OwnedFile:
         self.failed = type(error).__name__
         return sql.translated(error, self.url, lambda what: CommitFailed(self.url, what, AGAIN))
 
-    def _transact(self, batches: Iterable[Prepared]) -> dict[str, int]:
-        """Carry out the transaction that was begun; gives the devices' rows."""
+    def _transact(self, batches: Iterable[Prepared]) -> dict[str, DeviceRow]:
+        """Carry out the transaction that was begun; gives the devices as they are then."""
         connection = self.connection
-        numbers: dict[str, int] = {}
+        rows: dict[str, DeviceRow] = {}
         try:
             for batch in batches:
                 name = batch.device
-                number = self._numbers.get(name) or add_device(connection, name)
-                numbers[name] = number
-                write_rows(connection, number, batch.changes)
+                row = rows.get(name) or self.device(name) or add_device(self.view, name)
+                rows[name] = write_rows(connection, row, batch.changes)
+            for row in rows.values():
+                settle(connection, row)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        return numbers
+        return rows
 
 
 os.register_at_fork(after_in_child=OwnedFile.forget)
@@ -193,91 +198,3 @@ def _which(path: str) -> tuple[int, int]:
     except OSError:
         return (0, 0)
     return found.st_dev, found.st_ino
-
-
-def device_id(connection: apsw.Connection, device: str) -> int | None:
-    """The row of a device, or None."""
-    row = connection.execute("SELECT id FROM devices WHERE name = ?", (device,)).fetchone()
-    return None if row is None else int(row[0])
-
-
-def absent(connection: apsw.Connection, device: str) -> bool:
-    """True if there is no such device. A damaged list may hide one that new credentials would be
-    minted over: it raises apsw.CorruptError."""
-    if device_id(connection, device) is not None:
-        return False
-    for (found,) in connection.execute("PRAGMA quick_check(devices)"):
-        if found != "ok":
-            raise apsw.CorruptError("the list of devices cannot be read")
-    return True
-
-
-def add_device(connection: apsw.Connection, device: str) -> int:
-    """The row of a device, which is made if it is not there."""
-    found = device_id(connection, device)
-    if found is not None:
-        return found
-    row = (device, int(time.time() * 1000))
-    connection.execute("INSERT INTO devices (name, created) VALUES (?, ?)", row)
-    return connection.last_insert_rowid()
-
-
-def read_moved(connection: apsw.Connection, device: str, place: str) -> Moved | None:
-    """Where a device was moved to, if it was."""
-    if int(connection.pragma("user_version")) < MARKS:
-        return None  # a file that nobody has written to since
-    statement = "SELECT moved_to, moved_at FROM devices WHERE name = ?"
-    row = connection.execute(statement, (device,)).fetchone()
-    to, at = row or (None, None)
-    return None if to is None and at is None else moved_of(to, at, place)
-
-
-def write_moved(connection: apsw.Connection, number: int, moved: Moved | None) -> None:
-    """Note where a device was moved to, or that it lives here."""
-    mark = (moved.to, to_milliseconds(moved.at)) if moved else (None, None)
-    statement = "UPDATE devices SET moved_to = ?, moved_at = ? WHERE id = ?"
-    connection.execute(statement, (*mark, number))
-
-
-def read_rows(
-    connection: apsw.Connection, number: int | None, keys: Iterable[Key]
-) -> dict[Key, bytes]:
-    """The bytes of the keys that a device has."""
-    wanted: dict[str, list[str]] = {}
-    for key in keys:
-        wanted.setdefault(key.family, []).append(key.id)
-    found: dict[Key, bytes] = {}
-    for family, ids in wanted.items():
-        statement, what = (_GET, ids[0]) if len(ids) == 1 else (_GET_MANY, json.dumps(ids))
-        for id, data in connection.execute(statement, (number, family, what)):
-            found[Key(family, id)] = data
-    return found
-
-
-def read_after(
-    connection: apsw.Connection, number: int | None, last: tuple[str, str]
-) -> list[tuple[str, str, bytes]]:
-    """The next rows of a device in the order of family and id, after the one named."""
-    rows = connection.execute(_GET_AFTER, (number, *last)).fetchall()
-    return cast(list[tuple[str, str, bytes]], rows)
-
-
-def write_rows(
-    connection: apsw.Connection, number: int, changes: Mapping[Key, bytes | None]
-) -> None:
-    """Write a device's changes; None deletes."""
-    put = [(number, k.family, k.id, data) for k, data in changes.items() if data is not None]
-    drop = [(number, k.family, k.id) for k, data in changes.items() if data is None]
-    if put:
-        connection.executemany(_PUT, put)
-    if drop:
-        connection.executemany(_DROP, drop)
-
-
-def clear_device(
-    connection: apsw.Connection, number: int | None, *, and_entry: bool = False
-) -> None:
-    """Remove a device's records, and perhaps its own row."""
-    connection.execute("DELETE FROM records WHERE device = ?", (number,))
-    if and_entry:
-        connection.execute("DELETE FROM devices WHERE id = ?", (number,))

@@ -34,6 +34,8 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.formats import Encoded, Format, Loss
 from ratchetkeep.model import Credentials, Key
+from ratchetkeep.sealing.keys import Secret
+from ratchetkeep.sealing.ring import Vault
 
 from ._moved import Moved, to_of
 
@@ -89,6 +91,18 @@ class Listed(NamedTuple):
     committed: datetime.datetime | None = None
 
 
+class History(NamedTuple):
+    """Which life of a device this is, and how far it came.
+
+    :ivar id: 32 hexadecimal digits, random: made when the device is put in its place, by creating,
+        copying or restoring it.
+    :ivar commits: how many commits there were since.
+    """
+
+    id: str
+    commits: int
+
+
 class LeftBehind(NamedTuple):
     """Something beside the records that a library keeps for a device, and no other one has.
 
@@ -105,6 +119,12 @@ class LeftBehind(NamedTuple):
 def counted(number: int, noun: str) -> str:
     """A number with its noun: ``1 file``, ``2 files``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def where(url: str, device: str, key: Key) -> str:
+    """The place of a record, for errors."""
+    name = "" if device == DEFAULT_DEVICE else f"{device}, "
+    return f"{url} ({name}{key})"
 
 
 class Readable(Protocol):
@@ -139,6 +159,38 @@ class Stage(Protocol):
 
     def publish(self) -> None:
         """Make it durable and put it in its place, in one step."""
+
+
+class Resealing(Protocol):
+    """A store whose devices are about to be sealed with another data key, or with none."""
+
+    @property
+    def vault(self) -> Vault:
+        """The store's data keys as they are now."""
+
+    def put_ring(self, vault: Vault, secret: Secret | None) -> None:
+        """Have other data keys from now on, durably.
+
+        :param secret: what wraps them; None leaves a store without data keys.
+        """
+
+    def devices(self) -> dict[str, int]:
+        """The names of all devices, with the generation of the data key that each is sealed with;
+        0 for a plain one."""
+
+    def reseal(self, device: str, generation: int) -> int:
+        """Seal a device with another data key, in one step; how many records it has. Its history
+        stays the same.
+
+        :raises StoreDamaged: if its records are not those of its last commit.
+        :raises StoreInUse: if another owner has it open.
+        """
+
+    def compact(self) -> None:
+        """Leave nothing of what was deleted and replaced in what is free of the store.
+
+        :raises StoreInUse: if a reader still needs it.
+        """
 
 
 # Devices whose batches were refused, with why: nothing of these was stored.
@@ -292,6 +344,16 @@ class Store(ABC):
             name = "" if device == DEFAULT_DEVICE else f"device {device!r} "
             raise DeviceMoved(self.url, name + moved.told, to=moved.to)
 
+    def resealing(self) -> AbstractContextManager[Resealing]:
+        """Own the store, with none of its devices open here, to seal them with another data key.
+
+        :raises InvalidValue: if a store of this kind cannot be sealed.
+        :raises StoreInUse: if somebody else has it.
+        :raises WrongKey: if it is sealed with another key.
+        """
+        what = f"a {self.kind}: store cannot be sealed"
+        raise InvalidValue(self.url, what, "Copy the device to a sqlite: or postgresql: store")
+
     @abstractmethod
     def findings(self, device: str) -> Iterator[Finding]:
         """What is the matter with the store's own structure: leftovers, strays, modes, index."""
@@ -300,6 +362,11 @@ class Store(ABC):
         """What a copy of the device, which this process has acquired, leaves behind: its library
         keeps it beside the records, and no other one has a place for it."""
         return []
+
+    def history(self, device: str) -> History | None:
+        """How far the device, which this process has acquired, has come; None where that is not
+        counted, or nothing was committed yet."""
+        return None
 
     def committed(self, device: str) -> datetime.datetime | None:
         """When the device's last commit was, where the store knows it."""
@@ -315,8 +382,7 @@ class Store(ABC):
 
     def where(self, device: str, key: Key) -> str:
         """The place of a record, for errors."""
-        name = "" if device == DEFAULT_DEVICE else f"{device}, "
-        return f"{self.url} ({name}{key})"
+        return where(self.url, device, key)
 
     # Where this very place can hold less than its kind: of a record's bytes in our format, those
     # that it can hold, and what is lost. It is asked after :meth:`encode`, where it is not None.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ from ratchetkeep.formats import native
 from ratchetkeep.model import Key
 
 from ._moved import Moved, moved_now
-from .base import Finding, Prepared, Stage, Store
+from .base import Finding, History, Prepared, Stage, Store
 
 _PLACES: dict[str, _Place] = {}
 
@@ -38,7 +39,13 @@ class _Place:
         self.devices: dict[str, dict[Key, bytes]] = {}
         self.owned: set[str] = set()
         self.moved: dict[str, Moved] = {}
+        self.histories: dict[str, History] = {}
         self.pid = os.getpid()
+
+    def count(self, device: str) -> None:
+        """A commit was made."""
+        before = self.histories.get(device) or _begun()
+        self.histories[device] = before._replace(commits=before.commits + 1)
 
 
 class MemoryStore(Store):
@@ -53,6 +60,7 @@ class MemoryStore(Store):
         self._place = _PLACES.setdefault(name, _Place()) if name else _Place()
         self._owned: set[str] = set()
         self._snapshots: dict[str, dict[Key, bytes]] = {}
+        self._seen: dict[str, History | None] = {}
 
     def devices(self) -> list[str]:
         return sorted(self._place.devices)
@@ -65,6 +73,7 @@ class MemoryStore(Store):
                 raise StoreInUse(self.url, f"device {device!r} is open already in this process")
             if read_only:
                 self._snapshots[device] = dict(self._place.devices[device])
+                self._seen[device] = self._place.histories.get(device)
                 return
             if device in self._place.owned:
                 raise StoreInUse(self.url, f"device {device!r} is open already in this process")
@@ -109,6 +118,13 @@ class MemoryStore(Store):
             for batch in batches:
                 records = self._place.devices.setdefault(batch.device, {})
                 _change(records, batch.changes)
+                self._place.count(batch.device)
+
+    def history(self, device: str) -> History | None:
+        with self._place.lock:
+            self._records(device)
+            of_now = self._place.histories.get(device)
+            return self._seen[device] if device in self._snapshots else of_now
 
     def holder(self, device: str) -> str:
         return "this process" if device in self._place.owned else ""
@@ -124,6 +140,7 @@ class MemoryStore(Store):
         with self._place.lock:
             self._records(device)
             self._place.devices.pop(device, None)
+            self._place.histories.pop(device, None)
             self._place.moved.pop(device, None)
             self.release(device)
 
@@ -139,6 +156,10 @@ class MemoryStore(Store):
 
     def findings(self, device: str) -> Iterator[Finding]:
         return iter(())
+
+
+def _begun() -> History:
+    return History(secrets.token_hex(16), 0)
 
 
 def _change(records: dict[Key, bytes], changes: Mapping[Key, bytes | None]) -> None:
@@ -170,6 +191,8 @@ class _MemoryStage:
     def publish(self) -> None:
         with self._place.lock:
             self._place.devices[self._device] = self._records
+            self._place.histories[self._device] = _begun()
+            self._place.count(self._device)
             self._place.moved.pop(self._device, None)
 
     def __exit__(

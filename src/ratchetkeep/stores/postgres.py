@@ -13,7 +13,7 @@ import datetime
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from ratchetkeep.errors import (
@@ -43,6 +43,9 @@ from ._postgres_link import SCHEMA, open_one
 from ._postgres_stage import PostgresStage
 from .base import Finding, Joint, Listed, Prepared, Refused, Stage, Store
 
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
+
 __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
@@ -62,8 +65,9 @@ class PostgresStore(Store):
     format = native
     reads_snapshots = True
 
-    def __init__(self, conninfo: str, url: str) -> None:
+    def __init__(self, conninfo: str, url: str, key: str | bytes | SealKey | None = None) -> None:
         self.url = url
+        self._key = key
         self.conninfo, self._lease, self._connections = settings(conninfo, url)
         self._hub: Hub | None = None
         # None if it was lost before it was adopted.

@@ -16,8 +16,6 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import apsw
-
 from ratchetkeep.errors import (
     CommitFailed,
     DeviceExists,
@@ -29,74 +27,80 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.formats import native
 from ratchetkeep.model import Key
+from ratchetkeep.sealing.keys import SealKey
+from ratchetkeep.sealing.opening import new_ring
 
 from . import _sqlite_file as sql
 from ._moved import Moved, moved_now, to_of
 from ._owner import Ownership
-from ._sqlite_owned import (
-    OwnedFile,
+from ._sqlite_owned import OwnedFile
+from ._sqlite_reseal import SqliteResealing
+from ._sqlite_rows import (
+    DeviceRow,
+    View,
     absent,
     add_device,
     clear_device,
-    device_id,
-    read_after,
-    read_moved,
-    read_rows,
+    history_of,
+    settle,
     write_moved,
     write_rows,
 )
-from .base import Finding, Joint, Listed, Prepared, Stage, Store
+from .base import Finding, History, Joint, Listed, Prepared, Resealing, Stage, Store
 from .disk import Disk
 
-_COUNTS = "SELECT name, (SELECT count(*) FROM records WHERE device = devices.id) FROM devices"
+_COUNTS = "SELECT id, (SELECT count(*) FROM records WHERE device = devices.id) FROM devices"
 
 
 class SqliteStore(Store):
     """The store in the file at ``path``.
 
     :param vfs: the SQLite VFS to write through; the system's own if None.
+    :param key: what opens the file if it is sealed; a file that is made with one is sealed.
     """
 
     kind = "sqlite"
     format = native
     reads_snapshots = True
 
-    def __init__(self, path: str, *, vfs: str | None = None) -> None:
+    def __init__(
+        self, path: str, *, vfs: str | None = None, key: str | bytes | SealKey | None = None
+    ) -> None:
         self.path = path
         self.vfs = vfs
+        self.key = key
         self.url = f"sqlite:{path}"
         self._files: dict[str, OwnedFile] = {}
-        self._readers: dict[str, apsw.Connection] = {}
+        self._readers: dict[str, View] = {}
         self._lock = threading.RLock()
 
     def devices(self) -> list[str]:
-        with self._looking() as connection:
-            return [] if connection is None else _names(connection)
+        with self._looking() as view:
+            return [] if view is None else sorted(view.names().values())
 
     @contextmanager
-    def _looking(self) -> Iterator[apsw.Connection | None]:
-        """A connection that sees one moment of the file; None if nothing is there."""
+    def _looking(self) -> Iterator[View | None]:
+        """One moment of the file; None if nothing is there."""
         if not sql.require_ours(self.path, self.url):
             yield None
             return
         connection = sql.connect_read_only(self.path, self.url)
         try:
             with sql.mapped(self.url):
-                yield connection
+                yield View(connection, self.url, self.key)
         finally:
             sql.disconnect(connection)
 
     def listing(self) -> list[Listed]:
         owner = self.holder("")
-        with self._looking() as connection:
-            if connection is None:
+        with self._looking() as view:
+            if view is None:
                 return []
-            counts = dict(connection.execute(_COUNTS))
-            listed = []
-            for name in _names(connection):
-                to = to_of(partial(read_moved, connection, name, self.url))
-                listed.append(Listed(name, to, owner, None, counts.get(name, 0)))
-            return listed
+            counts = dict(view.connection.execute(_COUNTS))
+            return sorted(
+                Listed(name, to_of(partial(view.moved, name)), owner, None, counts.get(number, 0))
+                for number, name in view.names().items()
+            )
 
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         if device in self._files or device in self._readers:
@@ -109,38 +113,39 @@ class SqliteStore(Store):
             return
         if not is_there:
             sql.make_folder_for(self.path, self.url)
-        file = OwnedFile.attach(self.path, self.url, device, self.vfs)
+        file = OwnedFile.attach(self.path, self.url, device, self.vfs, self.key)
         try:
-            with sql.mapped(self.url):
-                if absent(file.connection, device) and not create:
-                    raise self._no_device(file.connection, device)
+            with file.lock, sql.mapped(self.url):
+                if absent(file.view, device) and not create:
+                    raise self._no_device(file.view, device)
         except BaseException:
             file.detach(device)
             raise
         self._files[device] = file
 
-    def _no_device(self, connection: apsw.Connection, device: str) -> NoDevice:
-        rows = connection.execute("SELECT name FROM devices ORDER BY 1 LIMIT 4").fetchall()
-        names = ", ".join(f"?device={quote(str(name))}" for (name,) in rows[:3])
-        more = ", and more" if len(rows) > 3 else ""
+    def _no_device(self, view: View, device: str) -> NoDevice:
+        found = sorted(view.names().values())
+        names = ", ".join(f"?device={quote(name)}" for name in found[:3])
+        more = ", and more" if len(found) > 3 else ""
         remedy = f"Name one of those it holds after the path: {names}{more}" if names else None
         return NoDevice(self.url, f"holds no device {device!r}", remedy)
 
-    def _read_only(self, device: str) -> apsw.Connection:
+    def _read_only(self, device: str) -> View:
         connection = sql.connect_read_only(self.path, self.url)
         try:
             with sql.mapped(self.url):
-                if absent(connection, device):
-                    raise self._no_device(connection, device)
+                view = View(connection, self.url, self.key)
+                if absent(view, device):
+                    raise self._no_device(view, device)
         except BaseException:
             sql.disconnect(connection)
             raise
-        return connection
+        return view
 
     def release(self, device: str) -> None:
         reader = self._readers.pop(device, None)
         if reader is not None:
-            sql.disconnect(reader)
+            sql.disconnect(reader.connection)
         file = self._files.pop(device, None)
         if file is not None:
             file.detach(device)
@@ -149,43 +154,35 @@ class SqliteStore(Store):
         for device in [*self._files, *self._readers]:
             self.release(device)
 
-    def _using(self, device: str) -> tuple[apsw.Connection, threading.RLock]:
-        if device in self._files:
-            file = self._files[device]
-            return file.connection, file.lock
-        if device in self._readers:
-            return self._readers[device], self._lock
-        raise StoreClosed(self.url, f"device {device!r} is not open")
+    @contextmanager
+    def _using(self, device: str) -> Iterator[tuple[View, DeviceRow | None]]:
+        """What a device that is open is read through, with its row; a short while."""
+        file, reader = self._files.get(device), self._readers.get(device)
+        if file is not None:
+            with file.lock, sql.mapped(self.url):
+                yield file.view, file.device(device)
+        elif reader is not None:
+            with self._lock, sql.mapped(self.url):
+                yield reader, reader.find(device)
+        else:
+            raise StoreClosed(self.url, f"device {device!r} is not open")
 
     def read(self, device: str, keys: Iterable[Key]) -> dict[Key, bytes]:
-        connection, lock = self._using(device)
-        with lock, sql.mapped(self.url):
-            return read_rows(connection, device_id(connection, device), keys)
+        with self._using(device) as (view, row):
+            return view.read(row, keys)
 
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
-        connection, lock = self._using(device)
-        only = "" if family is None else " AND family = ?"
-        with lock, sql.mapped(self.url):
-            number = device_id(connection, device)
-            rows = connection.execute(
-                f"SELECT family, id FROM records WHERE device = ?{only}",
-                (number,) if family is None else (number, family),
-            ).fetchall()
-        return (Key(str(family), str(id)) for family, id in rows)
+        with self._using(device) as (view, row):
+            return iter(view.scan(row, family))
 
     def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
-        connection, lock = self._using(device)
-        with lock, sql.mapped(self.url):
-            number = device_id(connection, device)
         last: tuple[str, str] = ("", "")
         while True:
-            with lock, sql.mapped(self.url):
-                rows = read_after(connection, number, last)
-            if not rows:
+            with self._using(device) as (view, row):
+                found, last = view.after(row, last)
+            if not found:
                 return
-            for family, id, data in rows:
-                yield Key(family, id), data
-            last = rows[-1][:2]
+            yield from found
 
     def apply(self, *batches: Prepared) -> None:
         for batch in batches:
@@ -209,23 +206,19 @@ class SqliteStore(Store):
         return Ownership(self.url, Path(real + ".lock"), Path(real + ".owner")).holder()
 
     def trace(self, device: str) -> str:
-        connection, lock = self._using(device)
-        with lock, sql.mapped(self.url):
-            number = device_id(connection, device)
-            count = "SELECT count(*) FROM records WHERE device = ?"
-            rows = connection.execute(count, (number,)).fetchone()
-        return "" if number is None else f"an entry and {rows[0] if rows else 0} records"
+        with self._using(device) as (view, row):
+            return "" if row is None else f"an entry and {view.count(row)} records"
+
+    def history(self, device: str) -> History | None:
+        with self._using(device) as (_, row):
+            return history_of(row)
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         # By its name, and not among all of them: a copy of thousands asks for each.
-        if overwrite or not sql.require_ours(self.path, self.url):
+        if overwrite:
             return
-        connection = sql.connect_read_only(self.path, self.url)
-        try:
-            with sql.mapped(self.url):
-                is_there = device_id(connection, device) is not None
-        finally:
-            sql.disconnect(connection)
+        with self._looking() as view:
+            is_there = view is not None and view.find(device) is not None
         if is_there:
             raise DeviceExists(self.url, f"holds a device {device!r} already")
 
@@ -236,8 +229,11 @@ class SqliteStore(Store):
         file = self._writable(device)
         with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
             file.check()
+            row = file.device(device)
             with file.connection:
-                clear_device(file.connection, file.device_id(device), and_entry=True)
+                if row is not None:
+                    clear_device(file.connection, row, and_entry=True)
+            file.forget_row(device)
         self.release(device)
 
     def mark_moved(self, device: str, to: str) -> None:
@@ -245,21 +241,35 @@ class SqliteStore(Store):
         with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
             file.check()
             with file.connection:
-                number = add_device(file.connection, device)
-                write_moved(file.connection, number, moved_now(to))
+                write_moved(file.view, add_device(file.view, device), moved_now(to))
 
     def moved(self, device: str) -> Moved | None:
         if device in self._files or device in self._readers:
-            connection, lock = self._using(device)
-            with lock, sql.mapped(self.url):
-                return read_moved(connection, device, self.url)
-        with self._looking() as file:
-            return None if file is None else read_moved(file, device, self.url)
+            with self._using(device) as (view, _):
+                return view.moved(device)
+        with self._looking() as looked:
+            return None if looked is None else looked.moved(device)
+
+    @contextmanager
+    def resealing(self) -> Iterator[Resealing]:
+        if not sql.require_ours(self.path, self.url):
+            raise NoDevice(self.url, "is not there")
+        # No device has an empty name.
+        file = OwnedFile.attach(self.path, self.url, "", self.vfs, self.key)
+        try:
+            with file.lock, sql.mapped(self.url, lambda what: CommitFailed(self.url, what)):
+                if file.devices != {""}:
+                    raise StoreInUse(self.url, "has devices that are open in this process")
+                yield SqliteResealing(file)
+        finally:
+            file.detach("")
 
     def findings(self, device: str) -> Iterator[Finding]:
-        connection, lock = self._using(device)
-        with lock, sql.mapped(self.url):
-            problems = [row[0] for row in connection.execute("PRAGMA integrity_check(20)")]
+        with self._using(device) as (view, row):
+            check = view.connection.execute("PRAGMA integrity_check(20)")
+            problems = [text for (text,) in check]
+            strange = [*view.findings(row)]
+        yield from strange
         for problem in problems:
             if problem != "ok":
                 remedy = "Restore it from a backup, or copy what can be read to a new store"
@@ -277,10 +287,6 @@ class SqliteStore(Store):
                 yield Finding("warning", path, what, f"chmod go= {path}")
 
 
-def _names(connection: apsw.Connection) -> list[str]:
-    return [str(name) for (name,) in connection.execute("SELECT name FROM devices ORDER BY 1")]
-
-
 class _SqliteStage:
     """A device in one transaction of the file; a new file is made beside it and renamed."""
 
@@ -288,13 +294,14 @@ class _SqliteStage:
         self._store, self._device, self._overwrite = store, device, overwrite
         self._path = store.path
         self._file: OwnedFile | None = None
-        self._number = 0
+        self._view: View
+        self._row: DeviceRow
 
     def __enter__(self) -> Self:
         store = self._store
         store.check_vacant(self._device, overwrite=self._overwrite)
         if sql.require_ours(store.path, store.url):
-            self._file = OwnedFile.attach(store.path, store.url, self._device, store.vfs)
+            self._file = OwnedFile.attach(store.path, store.url, self._device, store.vfs, store.key)
             self._file.lock.acquire()
             self._connection = self._file.connection
         else:
@@ -304,7 +311,7 @@ class _SqliteStage:
             self._owner = Ownership(store.url, Path(real + ".lock"), Path(real + ".owner"))
             self._owner.take()
             try:
-                self._path = sql.begin_staging(real)
+                self._path = sql.begin_staging(real, ring=new_ring(store.key, store.url))
                 self._connection = sql.connect_staged(self._path, store.url)
                 if sql.look(real):
                     raise DeviceExists(store.url, "was made by another program meanwhile")
@@ -321,23 +328,25 @@ class _SqliteStage:
     def _begin(self) -> None:
         with self._mapped():
             self._connection.execute("BEGIN IMMEDIATE")
-            absent(self._connection, self._device)
-            number = device_id(self._connection, self._device)
-            if number is not None and not self._overwrite:
+            view = self._file.view if self._file else None
+            self._view = view or View(self._connection, self._store.url, self._store.key)
+            absent(self._view, self._device)
+            found = self._view.find(self._device)
+            if found is not None and not self._overwrite:
                 what = f"holds a device {self._device!r} already"
                 raise DeviceExists(self._store.url, what)
-            if number is not None:
-                clear_device(self._connection, number)
-                write_moved(self._connection, number, None)
-            self._number = add_device(self._connection, self._device)
+            if found is not None:
+                clear_device(self._connection, found)
+                write_moved(self._view, found, None)
+            self._row = add_device(self._view, self._device, anew=True)
 
     def write(self, changes: Mapping[Key, bytes]) -> None:
         with self._mapped():
-            write_rows(self._connection, self._number, changes)
+            self._row = write_rows(self._connection, self._row, changes)
 
     def read(self, keys: Iterable[Key]) -> dict[Key, bytes]:
         with self._mapped():
-            return read_rows(self._connection, self._number, keys)
+            return self._view.read(self._row, keys)
 
     def publish(self) -> None:
         with self._mapped():
@@ -348,6 +357,9 @@ class _SqliteStage:
                 if sql.look(os.path.realpath(self._store.path)):
                     what = "was made by another program meanwhile"
                     raise DeviceExists(self._store.url, what)
+            # However many portions it came in: its history begins with one commit.
+            state = self._row.state._replace(commits=1)
+            settle(self._connection, self._row._replace(state=state))
             self._connection.execute("COMMIT")
             if self._file is None:
                 sql.finish_staged(self._connection)

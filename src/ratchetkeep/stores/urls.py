@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qs, quote, unquote
 
 from ratchetkeep.errors import InvalidValue, NoDevice, StoreUnreadable, UnknownStore
 
 from .base import DEFAULT_DEVICE, Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 KINDS = (
     "sqlite",
@@ -30,6 +33,7 @@ HELP = (
     "whatsmeow:PATH (or whatsmeow:postgresql://...) or memory:NAME"
 )
 POSTGRES = ("postgresql://", "postgres://")
+SEALABLE = ("sqlite", "postgresql")
 # What names a device behind the path, in stores that hold many.
 _QUERIES = {"sqlite": "device", "postgresql": "device", "whatsmeow": "jid"}
 _SAFE = {"jid": "@:"}
@@ -97,13 +101,21 @@ def query_of(target: Target) -> str:
     return f"{mark}{name}={quote(target.device, safe=_SAFE.get(name, ''))}"
 
 
-def open_target(target: Target) -> Store:
-    """The store of ``target``; nothing is opened yet."""
+def open_target(target: Target, key: str | bytes | SealKey | None = None) -> Store:
+    """The store of ``target``; nothing is opened yet.
+
+    :param key: what opens the store if it is sealed; see :func:`ratchetkeep.sealing.keys.as_key`.
+        None asks the environment, once that turns out.
+    :raises InvalidValue: for a key where nothing can be sealed.
+    """
+    if key is not None and target.kind not in SEALABLE:
+        what = f"a {target.kind}: store cannot be sealed, so there is nothing that a key opens"
+        raise InvalidValue(shown(target), what, "Use a sqlite: or postgresql: store, or give none")
     # Imported only when asked for: a folder user pays nothing for SQLite.
     if target.kind == "sqlite":
         from .sqlite import SqliteStore
 
-        return SqliteStore(target.path)
+        return SqliteStore(target.path, key=key)
     if target.kind == "whatsmeow":
         from .whatsmeow import WhatsmeowStore
 
@@ -111,7 +123,7 @@ def open_target(target: Target) -> Store:
     if target.kind == "postgresql":
         from .postgres import PostgresStore
 
-        return PostgresStore(target.path, _without_password(target.path))
+        return PostgresStore(target.path, _without_password(target.path), key=key)
     if target.kind == "memory":
         from .memory import MemoryStore
 
