@@ -115,7 +115,7 @@ class SlowOpening:
     def __init__(self) -> None:
         self.began, self.go_on = threading.Event(), threading.Event()
 
-    def __call__(self, url: str, **how: bool) -> Device:
+    def __call__(self, url: str, **how: Any) -> Device:
         self.began.set()
         assert self.go_on.wait(PATIENCE)
         return open_device(url, **how)

@@ -354,7 +354,7 @@ def test_each_error_is_told_with_its_code(
 ) -> None:
     """An error of the library reaches the user as a traceback, or without a next step."""
 
-    def fail(url: str) -> None:
+    def fail(url: str, **how: object) -> None:
         raise error("here", "it broke")
 
     monkeypatch.setattr("ratchetkeep.inspect.inspect_device", fail)
@@ -464,7 +464,7 @@ def test_a_path_through_a_file_is_told(tmp_path: Path, alice: Path) -> None:
 def test_an_operating_system_error_ends_with_5(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk error that the library lets through ends in a traceback."""
 
-    def fail(url: str) -> None:
+    def fail(url: str, **how: object) -> None:
         raise PermissionError(13, "Permission denied", "/locked")
 
     monkeypatch.setattr("ratchetkeep.verify.verify_device", fail)
@@ -513,7 +513,7 @@ def test_a_failed_write_ends_with_8(
 
 UNEXPECTED = """
     import ratchetkeep.inspect
-    def fail(url):
+    def fail(url, **how):
         secret = "c2VjcmV0"
         raise KeyError(secret + "-in-a-message")
     ratchetkeep.inspect.inspect_device = fail
@@ -589,7 +589,7 @@ def test_ctrl_c_as_json(tmp_path: Path, alice: Path, monkeypatch: pytest.MonkeyP
 def test_ctrl_c_elsewhere_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a long check prints a traceback."""
 
-    def stop(url: str) -> None:
+    def stop(url: str, **how: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("ratchetkeep.verify.verify_device", stop)

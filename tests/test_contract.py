@@ -119,7 +119,7 @@ class TestSqliteSealed(TestSqlite):
             asked = {"device": name, "family": key.family, "id": row.cipher.row_id(key)}
             if values.get("data") is not None:
                 values = {"data": row.cipher.seal(key, values["data"])}
-            found = connection.execute(statement, {**asked, **values}).fetchall()
+            found: list[Any] = connection.execute(statement, {**asked, **values}).fetchall()
             if statement.startswith("SELECT"):
                 return [(row.cipher.open(key, data),) for (data,) in found]
             return found

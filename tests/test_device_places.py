@@ -279,9 +279,9 @@ def test_a_url_to_something_else_is_refused(kind: str, tmp_path: Path) -> None:
         others.append(_folder(tmp_path / "folder", "creds.json"))
     for path in others:
         before = path.read_bytes() if path.is_file() else sorted(path.iterdir())
-        for how in ({"create": True}, {"read_only": True}, {}):
+        for create, read_only in ((True, False), (False, True), (False, False)):
             with pytest.raises(UnknownStore):
-                open_device(f"{kind}:{path}", **how)
+                open_device(f"{kind}:{path}", create, read_only)
         assert before == (path.read_bytes() if path.is_file() else sorted(path.iterdir()))
 
 

@@ -146,7 +146,7 @@ def serve(pipe: Connection) -> None:
         pipe.send(answer)
 
 
-def _open(opened: dict[str, Device], url: str, **how: bool) -> str:
+def _open(opened: dict[str, Device], url: str, **how: Any) -> str:
     opened[url] = open_device(url, **how)
     return "open"
 

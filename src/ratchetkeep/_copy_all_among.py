@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os.path import abspath, dirname
+from typing import TYPE_CHECKING
 
 from ratchetkeep.errors import RatchetkeepError
 from ratchetkeep.model import Key
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Stage, Store
 from ratchetkeep.stores.disk import Disk
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["Among"]
 
@@ -30,9 +34,9 @@ class Among:
         self.has_findings, self.is_swept, self.is_helped = has_findings, is_swept, is_helped
         self.of_target: RatchetkeepError | None = None
 
-    def open_target(self, target: urls.Target) -> Store:
+    def open_target(self, target: urls.Target, key: str | bytes | SealKey | None = None) -> Store:
         """The store of the target; nothing is opened yet."""
-        store = urls.open_target(target)
+        store = urls.open_target(target, key)
         if self.is_swept:
             from ratchetkeep.stores.directory import DirectoryStore  # only then
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
 from ratchetkeep.device import Device, open_in
 from ratchetkeep.errors import StoreClosed
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import DEFAULT_DEVICE, Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 
 class DeviceStore:
@@ -94,9 +97,12 @@ class DeviceStore:
         self.close()
 
 
-def open_store(url: str | os.PathLike[str]) -> DeviceStore:
+def open_store(
+    url: str | os.PathLike[str], *, key: str | bytes | SealKey | None = None
+) -> DeviceStore:
     """The store that ``url`` names, with its devices; ``?device=`` has no meaning here.
 
+    :param key: as for :func:`open_device`.
     :raises UnknownStore: if ``url`` names no store.
     """
-    return DeviceStore(urls.open_target(urls.parse(url)))
+    return DeviceStore(urls.open_target(urls.parse(url), key))

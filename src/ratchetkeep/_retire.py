@@ -5,25 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ratchetkeep.errors import CommitFailed, NotHeld, RatchetkeepError, StoreInUse
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["mark_source", "reading", "refuse_owner", "refuse_unmarkable"]
 
 
 @contextmanager
 def reading(
-    source: urls.Target, *, owned: bool, to_mark: bool, from_retired: bool
+    source: urls.Target,
+    *,
+    owned: bool,
+    to_mark: bool,
+    from_retired: bool,
+    key: str | bytes | SealKey | None = None,
 ) -> Iterator[Store]:
     """The source of a copy, open.
 
     :param owned: keep every other owner out meanwhile.
     :param to_mark: see that it can be marked as moved.
     :param from_retired: fine if it was moved itself.
+    :param key: what opens the source if it is sealed; None asks the environment.
     """
-    store = urls.open_target(source)
+    store = urls.open_target(source, key)
     try:
         if to_mark:
             refuse_unmarkable(store)

@@ -21,7 +21,7 @@ from contextlib import (
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from ratchetkeep import prekeys
 from ratchetkeep._block import Block
@@ -30,6 +30,9 @@ from ratchetkeep.device import Device, create_device, open_device, pauses
 from ratchetkeep.errors import InvalidValue, OwnershipLost, StoreInUse
 from ratchetkeep.model import Credentials, Key, KeyPair
 from ratchetkeep.prekeys import PreKeyStock
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["AsyncDevice", "AsyncTransaction", "open_async_device"]
 
@@ -382,6 +385,7 @@ def open_async_device(
     create: bool = False,
     read_only: bool = False,
     *,
+    key: str | bytes | SealKey | None = None,
     wait: float = 0.0,
     steal: bool = False,
     initial: Credentials | None = None,
@@ -390,13 +394,14 @@ def open_async_device(
     open_async_device(url) as device``, or ``device = await open_async_device(url)``. What it gives
     is no coroutine: to open in a task, await it in a function of your own.
 
+    :param key: as for :func:`~ratchetkeep.open_device`.
     :param initial: the credentials of a device that is made because the place holds no trace of
         one; means ``create``.
     """
     if initial is None:
-        how = partial(open_device, url, create=create, read_only=read_only, steal=steal)
+        how = partial(open_device, url, create=create, read_only=read_only, key=key, steal=steal)
         return _Opening(how, wait)
     if read_only or steal:
         what = "initial cannot be asked for with read_only or steal"
         raise InvalidValue("open_async_device", what)
-    return _Opening(lambda: create_device(url, initial), wait)
+    return _Opening(lambda: create_device(url, initial, key=key), wait)

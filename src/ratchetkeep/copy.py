@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ratchetkeep._copy_all_among import Among
 from ratchetkeep._copy_plan import Converted, CopySummary, LeftBehind, NotHeldByTarget
@@ -23,6 +23,9 @@ from ratchetkeep.errors import CommitFailed, InvalidValue, NoDevice, NotHeld, Un
 from ratchetkeep.model import CREDENTIALS
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = [
     "Converted",
@@ -44,6 +47,9 @@ def copy_device(
     retire: bool = False,
     from_retired: bool = False,
     dry_run: bool = False,
+    plaintext: bool = False,
+    key: str | bytes | SealKey | None = None,
+    target_key: str | bytes | SealKey | None = None,
     progress: Progress | None = None,
     confirm: Callable[[CopySummary], None] | None = None,
 ) -> CopySummary:
@@ -62,9 +68,14 @@ def copy_device(
     :param from_retired: copy from a device that was moved itself: the way back, if that place is
         lost.
     :param dry_run: check, and say what would be carried; write nothing.
+    :param plaintext: copy from a sealed store to one that is not.
+    :param key: what opens a sealed source; see :func:`open_device`.
+    :param target_key: what opens a sealed target; if nothing is there yet, one is made that is
+        sealed with it.
     :param progress: called while records are checked and written.
     :param confirm: called with the summary before anything is written; may raise to stop.
     :raises NoDevice: if there is no source.
+    :raises WrongKey: if a key does not open its store.
     :raises StoreDamaged: if anything of the source cannot be read, or its credentials do not fit
         together. Other records that look wrong are carried as they are, and reported.
     :raises StoreInUse: if the source is a folder that its owner is writing, or is to be retired and
@@ -73,13 +84,15 @@ def copy_device(
     :raises DeviceExists: if the target holds something and ``overwrite`` is not set.
     :raises NotHeld: if the target has no place for the credentials, such as those of a device that
         is not paired yet; or for a side file; or if the source cannot be marked as moved.
-    :raises InvalidValue: for a client that we do not know, or that cannot use the target.
+    :raises InvalidValue: for a client that we do not know, or that cannot use the target; or if the
+        source is sealed, the target is not, and ``plaintext`` is not set.
     :raises CommitFailed: if the target could not be written; or if the source could not be marked,
         after the target was put in its place.
     """
     source, target = urls.parse(source_url), parse_target(target_url)
-    how = How(overwrite, client, keep_rest, retire, from_retired, dry_run)
-    return copy_between(source, target, how, Among(), progress=progress, confirm=confirm)
+    how = How(overwrite, client, keep_rest, retire, from_retired, dry_run, plaintext)
+    keys = Keys(key, target_key)
+    return copy_between(source, target, how, Among(), keys, progress=progress, confirm=confirm)
 
 
 class How(NamedTuple):
@@ -91,6 +104,20 @@ class How(NamedTuple):
     retire: bool = False
     from_retired: bool = False
     dry_run: bool = False
+    plaintext: bool = False
+
+
+class Keys(NamedTuple):
+    """What opens the two stores of a copy; the environment is asked for what is None."""
+
+    source: str | bytes | SealKey | None = None
+    target: str | bytes | SealKey | None = None
+
+    def __repr__(self) -> str:
+        return "<Keys>"
+
+
+NO_KEYS = Keys()
 
 
 def copy_between(
@@ -98,6 +125,7 @@ def copy_between(
     target: urls.Target,
     how: How,
     among: Among,
+    keys: Keys = NO_KEYS,
     *,
     progress: Progress | None = None,
     confirm: Callable[[CopySummary], None] | None = None,
@@ -106,13 +134,14 @@ def copy_between(
     if place_of(source) == place_of(target):
         raise InvalidValue(urls.shown(target), "source and target are the same device")
     report = progress or (lambda step, done, total: None)
-    store = among.open_target(target)
+    store = among.open_target(target, keys.target)
     try:
         client = check_client(how.client, target.kind, store)
         with among.blaming():
             store.check_vacant(target.device, overwrite=how.overwrite)
         rest = Rest(target, keep=how.keep_rest, is_swept=among.is_swept)
-        with _tried(source, target, store, how._replace(client=client), among, report) as copy:
+        how = how._replace(client=client)
+        with _tried(source, target, store, how, among, report, keys) as copy:
             summary = copy.summary(rest)
             if confirm:
                 confirm(summary)
@@ -147,6 +176,13 @@ def mark_if_same(source: urls.Target, target: urls.Target, how: How) -> bool:
             return True
     finally:
         store.close()
+
+
+def _refuse_plaintext(source: Store, target: Store) -> None:
+    if not target.seals():
+        what = f"is not sealed, and {source.url} is: its keys would lie open there"
+        remedy = "Give the target a key (--seal), or say that it may be so: plaintext (--plaintext)"
+        raise InvalidValue(target.url, what, f"Nothing was changed. {remedy}")
 
 
 def _no_report(step: str, done: int, total: int) -> None:
@@ -195,13 +231,20 @@ def _tried(
     how: How,
     among: Among,
     report: Progress,
+    keys: Keys = NO_KEYS,
 ) -> Iterator[_Copy]:
     """Read, check and try all of the source, which stays open."""
     owned = how.retire and not how.dry_run
-    with (
-        reading(source, owned=owned, to_mark=how.retire, from_retired=how.from_retired) as opened,
-        completed(opened, source) as reader,
-    ):
+    opening = reading(
+        source,
+        owned=owned,
+        to_mark=how.retire,
+        from_retired=how.from_retired,
+        key=keys.source,
+    )
+    with opening as opened, completed(opened, source) as reader:
+        if not how.plaintext and opened.seals():
+            _refuse_plaintext(opened, store)
         store.foresee(opened, source.device)
         spelled = Spelled(store, reader, source.device, how.client)
         # Other processes read the store alone.

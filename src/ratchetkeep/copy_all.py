@@ -30,6 +30,7 @@ def copy_all(
     retire: bool = False,
     from_retired: bool = False,
     dry_run: bool = False,
+    plaintext: bool = False,
     progress: AllProgress | None = None,
     confirm: Callable[[CopyAllSummary], None] | None = None,
 ) -> CopyAllSummary:
@@ -48,6 +49,8 @@ def copy_all(
         only one process can write, as to a ``sqlite:`` file, it is one.
     :param client: as for :func:`copy_device`; so are ``keep_rest``, ``retire``, ``from_retired``.
     :param dry_run: check, and say what would be carried; write nothing.
+    :param plaintext: copy from a sealed store to one that is not. What opens sealed stores is asked
+        of the environment (``RATCHETKEEP_KEY_*``), by all processes.
     :param progress: called after each device, and in one process while records are copied.
     :param confirm: called once all devices were checked and before anything is written; may raise
         to stop. Without it each device is checked before it is written.
@@ -61,7 +64,7 @@ def copy_all(
     """
     if jobs is not None and jobs < 1:
         raise InvalidValue("jobs", f"{jobs} is no number of processes", "Use 1 or more")
-    how = How(overwrite, client, keep_rest, retire, from_retired, dry_run)
+    how = How(overwrite, client, keep_rest, retire, from_retired, dry_run, plaintext)
     source, target = find_source(source_url), find_target(target_url)
     refuse_nonsense(source, target, how)
     copy = Run(source, target, how, progress or (lambda step, done, total, records: None))

@@ -36,6 +36,8 @@ from ratchetkeep.stores.base import Store
 if TYPE_CHECKING:
     import asyncio  # not at run time: it would be a sixth of the start of every program
 
+    from ratchetkeep.sealing.keys import SealKey
+
 REMEDY_NEW = (
     "Nothing was changed, and no new credentials were made: they would replace this device. "
     "Restore the credentials from a backup, or choose an empty place"
@@ -401,6 +403,7 @@ def open_device(
     create: bool = False,
     read_only: bool = False,
     *,
+    key: str | bytes | SealKey | None = None,
     wait: float = 0.0,
     steal: bool = False,
 ) -> Device:
@@ -412,6 +415,9 @@ def open_device(
     :param create: make new credentials, committed before this returns, if the place holds no
         trace of a device.
     :param read_only: take no ownership, write nothing; possible while another process owns it.
+    :param key: what opens a store that is sealed: a passphrase, 32 bytes, or a source such as
+        :class:`KeyFile`; None asks the environment (``RATCHETKEEP_KEY_*``). A store that is made is
+        sealed if a key is given here.
     :param wait: how many seconds to wait for an owner that has the device open.
     :param steal: take the device from its owner, which can write nothing more; for people who know
         that it is not alive. Only where owners have leases: ``postgresql:``.
@@ -420,10 +426,11 @@ def open_device(
         never taken for absence.
     :raises StoreInUse: if another owner has the device open.
     :raises DeviceMoved: if it was moved to another place; it can still be opened read-only.
+    :raises WrongKey: if it is sealed, and the key does not open it, or there is none.
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)
-    store = urls.open_target(target)
+    store = urls.open_target(target, key)
     return open_in(
         store,
         target.device,
@@ -435,13 +442,18 @@ def open_device(
     )
 
 
-def create_device(url: str | os.PathLike[str], credentials: Credentials) -> Device:
+def create_device(
+    url: str | os.PathLike[str],
+    credentials: Credentials,
+    *,
+    key: str | bytes | SealKey | None = None,
+) -> Device:
     """Open the device that ``url`` names, as :func:`open_device`; if the place holds no trace of
     one it is made, with ``credentials``."""
     target = urls.parse(url)
     initial = checked_credentials(credentials)
     return open_in(
-        urls.open_target(target),
+        urls.open_target(target, key),
         target.device,
         create=True,
         read_only=False,

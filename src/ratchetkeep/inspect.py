@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchetkeep.device import open_in
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable
@@ -16,6 +16,9 @@ from ratchetkeep.model import CREDENTIALS, Credentials, Key
 from ratchetkeep.prekeys import PreKeyStock, stock
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["DeviceSummary", "FamilySummary", "PreKeyStock", "inspect_device"]
 
@@ -95,18 +98,22 @@ class _Count:
             self.pre_keys.append(key.id)
 
 
-def inspect_device(url: str | os.PathLike[str]) -> DeviceSummary:
+def inspect_device(
+    url: str | os.PathLike[str], *, key: str | bytes | SealKey | None = None
+) -> DeviceSummary:
     """Look at the device that ``url`` names, read-only; it may be in use.
 
     The credentials are decoded; of the other records only the size is taken, one at a time.
     :func:`verify_device` says whether they are whole.
 
+    :param key: what opens a sealed store; see :func:`open_device`.
     :raises NoDevice: if nothing is there.
+    :raises WrongKey: if it is sealed, and the key does not open it.
     :raises StoreDamaged: if the credentials, or a record's bytes, cannot be read.
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)
-    store = urls.open_target(target)
+    store = urls.open_target(target, key)
     with open_in(store, target.device, create=False, read_only=True, owns_store=True) as device:
         # Taken before the pass: an owner that is there now may remove records during it.
         owner = store.holder(target.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchetkeep._checker import NEW_SESSION, Checker
 from ratchetkeep.errors import (
@@ -18,21 +18,29 @@ from ratchetkeep.model import CREDENTIALS, Credentials, EncodedRecord, Key
 from ratchetkeep.stores import urls
 from ratchetkeep.stores.base import Finding, Store
 
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
+
 __all__ = ["Finding", "verify_device"]
 
 
-def verify_device(url: str | os.PathLike[str]) -> list[Finding]:
+def verify_device(
+    url: str | os.PathLike[str], *, key: str | bytes | SealKey | None = None
+) -> list[Finding]:
     """Check the device that ``url`` names, read-only; it may be in use.
 
-    Structure (every file or row readable, names match ids, leftovers, modes) and cryptography
-    (public keys belong to private keys, the signed pre-key's signature verifies, ids are below
-    their counters, sessions hold together). Damage is reported, not raised.
+    Structure (every file or row readable, names match ids, leftovers, modes; of a sealed device
+    that its rows are those of its last commit) and cryptography (public keys belong to private
+    keys, the signed pre-key's signature verifies, ids are below their counters, sessions hold
+    together). Damage is reported, not raised.
 
+    :param key: what opens a sealed store; see :func:`open_device`.
     :raises NoDevice: if nothing is there.
+    :raises WrongKey: if it is sealed, and the key does not open it.
     :raises UnknownStore: if ``url`` names no store.
     """
     target = urls.parse(url)
-    store = urls.open_target(target)
+    store = urls.open_target(target, key)
     try:
         store.acquire(target.device, read_only=True, create=False)
         return check_store(store, target.device)

@@ -8,8 +8,11 @@ from ratchetkeep.cli import _failures as fail
 from ratchetkeep.cli import _output as out
 from ratchetkeep.cli import _show as show
 from ratchetkeep.cli._progress import AllBar, Bar
+from ratchetkeep.cli._secrets import NEW_KEY, new_key_for, when_sealed
 from ratchetkeep.copy import CopySummary, copy_device
 from ratchetkeep.copy_all import CopyAllSummary
+from ratchetkeep.errors import InvalidValue
+from ratchetkeep.sealing.keys import SealKey, from_environment
 
 
 class Asked(NamedTuple):
@@ -23,11 +26,17 @@ class Asked(NamedTuple):
     retire: bool
     from_retired: bool
     dry_run: bool
+    plaintext: bool = False
+    seal: bool = False
 
 
 def copy_one(asked: Asked, *, as_json: bool) -> int:
     """Copy a device; gives the exit code."""
     bar = Bar()
+    # A target of its own key has it in RATCHETKEEP_NEW_KEY_*.
+    target_key: SealKey | None = when_sealed(asked.target, NEW_KEY)
+    if asked.seal:
+        target_key = from_environment(NEW_KEY) or new_key_for(asked.target)
 
     def confirm(summary: CopySummary) -> None:
         bar.hide()
@@ -46,6 +55,9 @@ def copy_one(asked: Asked, *, as_json: bool) -> int:
                 retire=asked.retire,
                 from_retired=asked.from_retired,
                 dry_run=asked.dry_run,
+                plaintext=asked.plaintext,
+                key=when_sealed(asked.source),
+                target_key=target_key,
                 progress=bar.report,
                 confirm=confirm,
             )
@@ -77,6 +89,10 @@ def copy_many(asked: Asked, *, jobs: int | None, as_json: bool) -> int:
     from ratchetkeep.cli import _show_all as show_all
     from ratchetkeep.copy_all import copy_all
 
+    if asked.seal:
+        what = "makes a sealed place for one device"
+        remedy = "Copy to a store that is sealed, or seal it afterwards with `ratchetkeep seal`"
+        raise InvalidValue("--seal", what, remedy)
     bar = AllBar()
 
     def confirm(summary: CopyAllSummary) -> None:
@@ -95,6 +111,7 @@ def copy_many(asked: Asked, *, jobs: int | None, as_json: bool) -> int:
                 retire=asked.retire,
                 from_retired=asked.from_retired,
                 dry_run=asked.dry_run,
+                plaintext=asked.plaintext,
                 progress=bar.report,
                 # Nobody reads the plan of a program's copy before it is made.
                 confirm=None if as_json else confirm,

@@ -7,7 +7,15 @@ import sys
 
 from ratchetkeep.cli import _output as out
 from ratchetkeep.errors import InvalidValue, RatchetkeepError, WrongKey
-from ratchetkeep.sealing.keys import Passphrase, SealKey, from_environment, key_variables
+from ratchetkeep.sealing.keys import (
+    Passphrase,
+    SealKey,
+    Secret,
+    from_environment,
+    key_variables,
+)
+from ratchetkeep.sealing.opening import IfSealed
+from ratchetkeep.stores import urls
 
 KEY, NEW_KEY = "RATCHETKEEP_KEY", "RATCHETKEEP_NEW_KEY"
 
@@ -21,6 +29,38 @@ def key_of(place: str) -> SealKey:
     """
     none = WrongKey(place, "is sealed, and no key was given", _remedy(KEY))
     return from_environment(KEY) or Passphrase(_typed(f"Passphrase of {place}: ", none))
+
+
+class _Asked:
+    """A key that is asked for once, and only if it is needed."""
+
+    def __init__(self, place: str, prefix: str) -> None:
+        self._place, self._prefix = place, prefix
+        self._secret: Secret | None = None
+
+    @property
+    def told(self) -> str:
+        """What it is, in words."""
+        return "the key from the environment or the terminal"
+
+    def secret(self) -> Secret:
+        """The secret."""
+        if self._secret is None:
+            found = from_environment(self._prefix) if self._prefix != KEY else None
+            self._secret = (found or key_of(self._place)).secret()
+        return self._secret
+
+
+def when_sealed(url: str, prefix: str = KEY) -> IfSealed | None:
+    """What opens the store of a URL, asked for if it turns out to be sealed.
+
+    :param prefix: of the variables that are looked at before ``RATCHETKEEP_KEY_*``.
+    """
+    try:
+        target = urls.parse(url)
+    except RatchetkeepError:
+        return None  # told by whoever opens it
+    return IfSealed(_Asked(urls.shown(target), prefix)) if target.kind in urls.SEALABLE else None
 
 
 def new_key_for(place: str, prefix: str = KEY) -> SealKey:

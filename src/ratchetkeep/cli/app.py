@@ -58,9 +58,19 @@ def options(
 
 @app.command(epilog=EPILOG)
 @guarded
-def new(url: Url, as_json: Json = False) -> int:
+def new(
+    url: Url,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Seal a store that is made, with the key of RATCHETKEEP_KEY_*."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> int:
     """Create a device, ready to be paired."""
     from ratchetkeep._device_store import open_store
+    from ratchetkeep.cli._secrets import new_key_for, when_sealed
     from ratchetkeep.errors import DeviceExists, NoDevice, UnknownStore
     from ratchetkeep.stores import urls
 
@@ -70,7 +80,8 @@ def new(url: Url, as_json: Json = False) -> int:
         what = "does not say which kind of store it is to be"
         raise UnknownStore(error.place, what, urls.HELP) from None
     try:
-        with open_store(url) as store, store.create(target.device) as device:
+        key = new_key_for(urls.shown(target)) if seal else when_sealed(url)
+        with open_store(url, key=key) as store, store.create(target.device) as device:
             made = {"url": device.url, "device": device.name}
     except KeyboardInterrupt:
         raise fail.Interrupted("`ratchetkeep inspect` shows whether it was created") from None
@@ -93,9 +104,10 @@ def inspect(url: Url, as_json: Json = False) -> int:
 
     Also how old it is and who has it open. Changes nothing, and shows no secret.
     """
+    from ratchetkeep.cli._secrets import when_sealed
     from ratchetkeep.inspect import inspect_device
 
-    summary = inspect_device(url)
+    summary = inspect_device(url, key=when_sealed(url))
     if as_json:
         out.say_json(show.inspect_json(summary))
     else:
@@ -110,9 +122,10 @@ def verify(url: Url, as_json: Json = False) -> int:
 
     Every record, key pair and signature. Changes nothing; the exit code is 1 if there are errors.
     """
+    from ratchetkeep.cli._secrets import when_sealed
     from ratchetkeep.verify import verify_device
 
-    findings = verify_device(url)
+    findings = verify_device(url, key=when_sealed(url))
     if as_json:
         out.say_json(show.verify_json(_place(url), findings))
     else:
@@ -215,6 +228,15 @@ def copy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and tell; write nothing.")
     ] = False,
+    plaintext: Annotated[
+        bool, typer.Option("--plaintext", help="From a sealed SRC to a DST that is not sealed.")
+    ] = False,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Seal DST, which is made: with RATCHETKEEP_NEW_KEY_*, else _KEY_*."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Copy a device, or with --all many of them, without pairing again.
@@ -226,7 +248,18 @@ def copy(
     from ratchetkeep.cli import _copy
     from ratchetkeep.errors import InvalidValue
 
-    asked = _copy.Asked(source, target, overwrite, client, keep_rest, retire, from_retired, dry_run)
+    asked = _copy.Asked(
+        source,
+        target,
+        overwrite,
+        client,
+        keep_rest,
+        retire,
+        from_retired,
+        dry_run,
+        plaintext,
+        seal,
+    )
     if copy_all:
         return _copy.copy_many(asked, jobs=jobs, as_json=as_json)
     if jobs is not None:
@@ -242,11 +275,12 @@ def devices(url: Url, as_json: Json = False) -> int:
     With their URLs, how many records each holds, who has it open, how long the owner's lease runs,
     and when the last commit was: as far as the kind of store tells without opening them.
     """
+    from ratchetkeep.cli._secrets import when_sealed
     from ratchetkeep.errors import NoDevice
     from ratchetkeep.stores import urls
 
     target = urls.parse(url)
-    store = urls.open_target(target)
+    store = urls.open_target(target, when_sealed(url))
     try:
         listed, place = store.listing(), store.url
     finally:
@@ -259,3 +293,15 @@ def devices(url: Url, as_json: Json = False) -> int:
     else:
         show.show_devices(found)
     return fail.DONE
+
+
+def _register() -> None:
+    """The commands that stand in modules of their own."""
+    from ratchetkeep.cli._seal import rekey, seal, unseal
+    from ratchetkeep.cli._seals import key
+
+    for command in (seal, unseal, rekey, key):
+        app.command(epilog=EPILOG)(command)
+
+
+_register()

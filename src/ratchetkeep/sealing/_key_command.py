@@ -22,8 +22,9 @@ def run(argv: Sequence[str], limit: int, timeout: float) -> bytes:
     """
     printed, problem = _run(argv, limit, time.monotonic() + timeout)
     if problem:
-        del printed  # a traceback shows the variables of this frame
-        raise StoreUnreadable(f"key command {argv[0]}", problem, REMEDY)
+        place = f"key command {argv[0]}"
+        del printed, argv  # a traceback shows the variables of this frame
+        raise StoreUnreadable(place, problem, REMEDY)
     return printed
 
 

@@ -225,9 +225,10 @@ def from_environment(prefix: str = "RATCHETKEEP_KEY") -> SealKey | None:
         return Passphrase(os.environ[name])
     if name.endswith("_KEYRING"):
         service, _, user = os.environ[name].rpartition("/")
-        if not service or not user:
-            raise InvalidValue(name, "must be SERVICE/USER of an entry of the keyring")
-        return Keyring(service, user)
+        if service and user:
+            return Keyring(service, user)
+        del service, user  # if it is a secret in the wrong variable, a traceback would show it
+        raise InvalidValue(name, "must be SERVICE/USER of an entry of the keyring")
     return KeyCommand(_words(name))
 
 

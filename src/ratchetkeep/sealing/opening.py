@@ -53,4 +53,6 @@ def open_ring(ring: bytes | None, key: str | bytes | SealKey | None, place: str)
 def new_ring(key: str | bytes | SealKey | None, place: str) -> bytes | None:
     """What a new store is to keep; None for a plain one, without a key."""
     source = as_key(key)
-    return None if source is None else make(place).wrapped(source.secret())
+    if source is None or isinstance(source, IfSealed):
+        return None
+    return make(place).wrapped(source.secret())

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ratchetkeep.errors import (
     DecodeError,
@@ -34,10 +34,12 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.formats import Encoded, Format, Loss
 from ratchetkeep.model import Credentials, Key
-from ratchetkeep.sealing.keys import Secret
-from ratchetkeep.sealing.ring import Vault
 
 from ._moved import Moved, to_of
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import Secret
+    from ratchetkeep.sealing.ring import Vault
 
 DEFAULT_DEVICE = "default"
 
@@ -343,6 +345,13 @@ class Store(ABC):
         if moved is not None:
             name = "" if device == DEFAULT_DEVICE else f"device {device!r} "
             raise DeviceMoved(self.url, name + moved.told, to=moved.to)
+
+    def seals(self) -> bool:
+        """True if what is put here is sealed.
+
+        :raises WrongKey: if it is, and the key does not open it.
+        """
+        return False
 
     def resealing(self) -> AbstractContextManager[Resealing]:
         """Own the store, with none of its devices open here, to seal them with another data key.

@@ -28,7 +28,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.formats import native
 from ratchetkeep.model import Key
 from ratchetkeep.sealing.keys import SealKey
-from ratchetkeep.sealing.opening import new_ring
+from ratchetkeep.sealing.opening import IfSealed, new_ring
 
 from . import _sqlite_file as sql
 from ._moved import Moved, moved_now, to_of
@@ -249,6 +249,12 @@ class SqliteStore(Store):
                 return view.moved(device)
         with self._looking() as looked:
             return None if looked is None else looked.moved(device)
+
+    def seals(self) -> bool:
+        with self._looking() as view:
+            if view is None:
+                return self.key is not None and not isinstance(self.key, IfSealed)
+            return view.vault.current > 0
 
     @contextmanager
     def resealing(self) -> Iterator[Resealing]:
