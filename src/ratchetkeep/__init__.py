@@ -1,5 +1,6 @@
 """Keeps the auth state of linked devices: durable, atomic, movable between client libraries."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ratchetkeep._device_store import DeviceStore, open_store
@@ -36,10 +37,16 @@ from ratchetkeep.verify import Finding, verify_device
 
 if TYPE_CHECKING:
     from ratchetkeep.aio import AsyncDevice, AsyncTransaction, open_async_device
+    from ratchetkeep.backup import BackupSummary, backup_device
+    from ratchetkeep.prune import PrunePolicy, PruneSummary, prune_device
+    from ratchetkeep.reseal import ResealSummary, rekey_store, seal_store, unseal_store
+    from ratchetkeep.restore import RestoreSummary, cool_device, restore_all, restore_device
+    from ratchetkeep.sealing.keys import KeyCommand, KeyFile, Keyring, Passphrase, make_key_file
 
 __all__ = [
     "AsyncDevice",
     "AsyncTransaction",
+    "BackupSummary",
     "CommitFailed",
     "Converted",
     "CopyAllSummary",
@@ -56,17 +63,25 @@ __all__ = [
     "FamilySummary",
     "Finding",
     "InvalidValue",
+    "KeyCommand",
+    "KeyFile",
     "KeyPair",
+    "Keyring",
     "LeftBehind",
     "NameCollision",
     "NoDevice",
     "NotHeld",
     "NotHeldByTarget",
     "OwnershipLost",
+    "Passphrase",
     "PreKeyStock",
+    "PrunePolicy",
+    "PruneSummary",
     "RatchetkeepError",
     "ReadOnly",
     "Repair",
+    "ResealSummary",
+    "RestoreSummary",
     "StoreClosed",
     "StoreDamaged",
     "StoreInUse",
@@ -76,22 +91,41 @@ __all__ = [
     "UnknownStore",
     "UnsupportedVersion",
     "WrongKey",
+    "backup_device",
+    "cool_device",
     "copy_all",
     "copy_device",
     "create_device",
     "inspect_device",
+    "make_key_file",
     "open_async_device",
     "open_device",
     "open_store",
+    "prune_device",
+    "rekey_store",
     "repair_device",
+    "restore_all",
+    "restore_device",
+    "seal_store",
+    "unseal_store",
     "verify_device",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # asyncio would be a sixth of the start of every program, of the command line too.
-    if name in ("AsyncDevice", "AsyncTransaction", "open_async_device"):
-        from ratchetkeep import aio
+# What most programs do not use: asyncio alone would be a sixth of the start of every program, of the
+# command line too.
+_LATER = {
+    "aio": ("AsyncDevice", "AsyncTransaction", "open_async_device"),
+    "backup": ("BackupSummary", "backup_device"),
+    "prune": ("PrunePolicy", "PruneSummary", "prune_device"),
+    "reseal": ("ResealSummary", "rekey_store", "seal_store", "unseal_store"),
+    "restore": ("RestoreSummary", "cool_device", "restore_all", "restore_device"),
+    "sealing.keys": ("KeyCommand", "KeyFile", "Keyring", "Passphrase", "make_key_file"),
+}
 
-        return getattr(aio, name)
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(f"ratchetkeep.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

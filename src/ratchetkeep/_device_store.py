@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 class DeviceStore:
     """A store with its devices. Made by :func:`open_store`; use it as a context manager."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(
+        self,
+        store: Store,
+        witness: str | os.PathLike[str] | None = None,
+        witness_delay: float | None = None,
+    ) -> None:
         self._store = store
+        self._watched = {"witness": witness, "witness_delay": witness_delay}
         self._devices: WeakSet[Device] = WeakSet()
         self._pid = os.getpid()
         self._is_open = True
@@ -81,7 +87,7 @@ class DeviceStore:
     def _opened(self, name: str, **how: Any) -> Device:
         self._check_open()
         urls.check_name(name, self._store.url)
-        device = open_in(self._store, name, **how)
+        device = open_in(self._store, name, **how, **self._watched)
         self._devices.add(device)
         return device
 
@@ -98,11 +104,17 @@ class DeviceStore:
 
 
 def open_store(
-    url: str | os.PathLike[str], *, key: str | bytes | SealKey | None = None
+    url: str | os.PathLike[str],
+    *,
+    key: str | bytes | SealKey | None = None,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
 ) -> DeviceStore:
     """The store that ``url`` names, with its devices; ``?device=`` has no meaning here.
 
     :param key: as for :func:`open_device`.
+    :param witness: watches all devices that are opened here, as for :func:`open_device`; so does
+        ``witness_delay``.
     :raises UnknownStore: if ``url`` names no store.
     """
-    return DeviceStore(urls.open_target(urls.parse(url), key))
+    return DeviceStore(urls.open_target(urls.parse(url), key), witness, witness_delay)

@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchetkeep import _metrics
 from ratchetkeep._cache import ABSENT, Cache, CountingCache
@@ -15,6 +15,9 @@ from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, St
 from ratchetkeep.model import CREDENTIALS, Credentials, Key, check_key
 from ratchetkeep.prekeys import Tally
 from ratchetkeep.stores.base import Store
+
+if TYPE_CHECKING:
+    from ratchetkeep.witness import Watch
 
 _log = logging.getLogger("ratchetkeep")
 
@@ -46,6 +49,8 @@ class Memory:
             self._cache = CountingCache(self._recorder.counts(store.kind))
             self._tally = Tally(store.kind, is_kept_up=not read_only)
             self._recorder.opened(self._tally)
+        # What tells a witness of the commits, if one watches.
+        self.watch: Watch | None = None
         self._is_doubtful = False
         self._is_closed = False
         self._lost: OwnershipLost | None = None
@@ -99,6 +104,10 @@ class Memory:
         self._enter(values, only_known=len(encoded) > MANY)
         if self._tally is not None:
             self._tally.settle(commit.changes)
+        if self.watch is not None and (error := self.watch.committed()) is not None:
+            # It must not be acted upon: whoever asks finds out that the device takes no more.
+            self.doubt()
+            commit.fail(error)
 
     def _enter(self, values: Iterable[tuple[Key, Any, int]], *, only_known: bool = False) -> None:
         self._cache.put(values, only_known=only_known)

@@ -389,6 +389,8 @@ def open_async_device(
     wait: float = 0.0,
     steal: bool = False,
     initial: Credentials | None = None,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
 ) -> _Opening:
     """Open the device that ``url`` names, as :func:`~ratchetkeep.open_device`: ``async with
     open_async_device(url) as device``, or ``device = await open_async_device(url)``. What it gives
@@ -398,10 +400,11 @@ def open_async_device(
     :param initial: the credentials of a device that is made because the place holds no trace of
         one; means ``create``.
     """
+    rest: dict[str, Any] = {"key": key, "witness": witness, "witness_delay": witness_delay}
     if initial is None:
-        how = partial(open_device, url, create=create, read_only=read_only, key=key, steal=steal)
-        return _Opening(how, wait)
+        how = partial(open_device, url, create=create, read_only=read_only, steal=steal)
+        return _Opening(partial(how, **rest), wait)
     if read_only or steal:
         what = "initial cannot be asked for with read_only or steal"
         raise InvalidValue("open_async_device", what)
-    return _Opening(lambda: create_device(url, initial, key=key), wait)
+    return _Opening(partial(create_device, url, initial, **rest), wait)

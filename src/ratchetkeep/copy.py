@@ -179,7 +179,8 @@ def mark_if_same(source: urls.Target, target: urls.Target, how: How) -> bool:
 
 
 def _refuse_plaintext(source: Store, target: Store) -> None:
-    if not target.seals():
+    # What is in memory lies nowhere.
+    if target.kind != "memory" and not target.seals():
         what = f"is not sealed, and {source.url} is: its keys would lie open there"
         remedy = "Give the target a key (--seal), or say that it may be so: plaintext (--plaintext)"
         raise InvalidValue(target.url, what, f"Nothing was changed. {remedy}")

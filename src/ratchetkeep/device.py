@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from contextvars import ContextVar
 from functools import cached_property
 from types import TracebackType
@@ -223,11 +223,12 @@ class Device:
                 return
             self._is_open = False
             self._memory.close()
-            try:
-                self._store.release(self._name)
-            finally:
+            with ExitStack() as steps:  # the last one first, whatever goes wrong
                 if self._owns_store:
-                    self._store.close()
+                    steps.callback(self._store.close)
+                steps.callback(self._store.release, self._name)
+                if self._memory.watch is not None:
+                    steps.callback(self._memory.watch.close)
 
     def __enter__(self) -> Self:
         return self
@@ -332,6 +333,8 @@ def open_in(
     must_be_new: bool = False,
     wait: float = 0.0,
     steal: bool = False,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
 ) -> Device:
     """Open a device of ``store``; see :func:`open_device`. ``initial`` are the credentials of a
     device that is made."""
@@ -359,6 +362,8 @@ def open_in(
             raise DeviceExists(store.url, f"holds a device {name!r} already")
         if raw is not None:
             device._memory.credentials = store.decode(name, CREDENTIALS, raw)
+            if witness is not None:
+                _watch(device, witness, witness_delay)
             return device
         trace = store.trace(name)
         if trace:
@@ -368,10 +373,24 @@ def open_in(
             raise NoDevice(store.url, "holds no device")
         device._memory.credentials = initial or Credentials.new()
         device._commit({CREDENTIALS: device._memory.credentials})
+        if witness is not None:
+            _watch(device, witness, witness_delay)
         return device
     except BaseException:
         device.close()
         raise
+
+
+def _watch(device: Device, place: str | os.PathLike[str], delay: float | None) -> None:
+    """Have a witness watch a device, which is not older than what it saw."""
+    from ratchetkeep.witness import DELAY, Watch, check, open_witness  # only then
+
+    keeper = open_witness(place)
+    history = check(device._store, device._name, keeper)
+    if history is not None and not device._read_only:
+        watch = Watch(history, keeper, DELAY if delay is None else delay, device.url)
+        watch.begin()
+        device._memory.watch = watch
 
 
 def pauses(wait: float) -> Iterator[float | None]:
@@ -406,6 +425,8 @@ def open_device(
     key: str | bytes | SealKey | None = None,
     wait: float = 0.0,
     steal: bool = False,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
 ) -> Device:
     """Open the device that ``url`` names: ``sqlite:PATH?device=NAME``,
     ``postgresql://...?device=NAME``, ``baileys:DIR``, ``baileys6:DIR``, ``baileysex:DIR``,
@@ -421,6 +442,11 @@ def open_device(
     :param wait: how many seconds to wait for an owner that has the device open.
     :param steal: take the device from its owner, which can write nothing more; for people who know
         that it is not alive. Only where owners have leases: ``postgresql:``.
+    :param witness: a file elsewhere, or the URL of any other store, that remembers how many commits
+        the device has had: :mod:`ratchetkeep.witness`.
+    :param witness_delay: within how many seconds of a commit the witness is told, 1.0 by default;
+        with 0 before the commit returns.
+    :raises StoreRewound: if the store is older than what the witness saw; nothing was changed.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read, or credentials are missing;
         never taken for absence.
@@ -439,6 +465,8 @@ def open_device(
         owns_store=True,
         wait=wait,
         steal=steal,
+        witness=witness,
+        witness_delay=witness_delay,
     )
 
 
@@ -447,6 +475,8 @@ def create_device(
     credentials: Credentials,
     *,
     key: str | bytes | SealKey | None = None,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
 ) -> Device:
     """Open the device that ``url`` names, as :func:`open_device`; if the place holds no trace of
     one it is made, with ``credentials``."""
@@ -459,4 +489,6 @@ def create_device(
         read_only=False,
         owns_store=True,
         initial=initial,
+        witness=witness,
+        witness_delay=witness_delay,
     )

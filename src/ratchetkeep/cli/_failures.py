@@ -21,7 +21,20 @@ P = ParamSpec("P")
 
 DEBUG = "RATCHETKEEP_DEBUG"
 
-DONE, FOUND, USAGE, MISSING, EXISTS, DAMAGED, IN_USE, NOT_HELD, NOT_WRITTEN, SEALED, BUG, INTERRUPTED = (
+(
+    DONE,
+    FOUND,
+    USAGE,
+    MISSING,
+    EXISTS,
+    DAMAGED,
+    IN_USE,
+    NOT_HELD,
+    NOT_WRITTEN,
+    SEALED,
+    BUG,
+    INTERRUPTED,
+) = (
     *range(10),
     70,
     130,

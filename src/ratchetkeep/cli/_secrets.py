@@ -28,7 +28,7 @@ def key_of(place: str) -> SealKey:
     :raises InvalidValue: if what is there cannot be a key.
     """
     none = WrongKey(place, "is sealed, and no key was given", _remedy(KEY))
-    return from_environment(KEY) or Passphrase(_typed(f"Passphrase of {place}: ", none))
+    return from_environment(KEY) or Passphrase(typed(f"Passphrase of {place}: ", none))
 
 
 class _Asked:
@@ -75,8 +75,8 @@ def new_key_for(place: str, prefix: str = KEY) -> SealKey:
     found = from_environment(prefix)
     if found is not None:
         return found
-    key = Passphrase(_typed(f"New passphrase of {place}: ", none))
-    if Passphrase(_typed("The same again: ", none)).secret() != key.secret():
+    key = Passphrase(typed(f"New passphrase of {place}: ", none))
+    if Passphrase(typed("The same again: ", none)).secret() != key.secret():
         what = "the two passphrases are not the same"
         raise InvalidValue(place, what, "Nothing was changed. Try again")
     return key
@@ -87,7 +87,7 @@ def _remedy(prefix: str) -> str:
     return f"Set {', '.join(names[:-1])} or {names[-1]}, or run it on a terminal"
 
 
-def _typed(prompt: str, none: RatchetkeepError) -> str:
+def typed(prompt: str, none: RatchetkeepError) -> str:
     """What is typed on the terminal, unseen; raises ``none`` without one."""
     import getpass
     import warnings

@@ -75,18 +75,22 @@ def make_key_file(path: str | os.PathLike[str]) -> None:
 
     Keep a copy of it elsewhere: without it, what it seals is lost.
 
+    :raises InvalidValue: if that is no path.
     :raises DeviceExists: if something is there.
     :raises CommitFailed: if it could not be written; nothing is left of it then.
     """
     name = os.fspath(path)
+    if not name or "\0" in name:
+        raise InvalidValue("key file", "is no path of a file")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(name, flags, 0o600)
     except FileExistsError:
         what, remedy = "is there already", "Nothing was changed: it may be the key of a store"
         raise DeviceExists(name, what, f"{remedy}. Choose another place") from None
-    except (OSError, ValueError) as error:
-        raise CommitFailed(name, f"cannot be made: {_why(error)}", "Choose another place") from None
+    except OSError as error:
+        what = f"cannot be made: {error.strerror}"
+        raise CommitFailed(name, what, "Choose another place") from None
     try:
         try:
             _write_key(descriptor)
@@ -126,7 +130,3 @@ def _sync_folder(folder: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _why(error: OSError | ValueError) -> str:
-    return error.strerror or "no reason given" if isinstance(error, OSError) else str(error)

@@ -256,6 +256,8 @@ class _Aead:
         start = len(_HEADER) + _NONCE
         if len(data) < start + TAG or data[:2] != MAGIC:
             raise DecodeError("", "is not a sealed record, or is cut short")
+        if data[2] < VERSION:
+            raise DecodeError("", f"is sealed in format version {data[2]}, which there never was")
         if data[2] > VERSION:
             raise UnsupportedVersion("", f"is sealed in format version {data[2]}")
         try:
@@ -306,4 +308,7 @@ def _text(data: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    return urlsafe_b64decode(text.encode())
+    data = urlsafe_b64decode(text.encode())
+    if _text(data) != text:  # the decoder takes other texts for the same bytes
+        raise ValueError("not as we write it")
+    return data

@@ -109,9 +109,9 @@ class Keyring:
     """
 
     def __init__(self, service: str, user: str) -> None:
+        self._service, self._user = service, user
         if not service or not user:
             raise InvalidValue("keyring", "an entry has a service and a user, both not empty")
-        self._service, self._user = service, user
 
     def __repr__(self) -> str:
         return f"Keyring({self._service!r}, {self._user!r})"
@@ -143,14 +143,14 @@ class KeyCommand:
     """
 
     def __init__(self, argv: Sequence[str], *, timeout: float = COMMAND_TIME) -> None:
-        if isinstance(argv, str) or not argv or not argv[0] or any("\0" in each for each in argv):
-            del argv
-            raise InvalidValue("key command", "must be a program and its arguments, as a list")
-        self._argv = tuple(argv)
+        self._argv = () if isinstance(argv, str) else tuple(argv)
         self._timeout = timeout
+        del argv  # a traceback shows the variables of this frame
+        if not self._argv or not self._argv[0] or "\0" in "".join(self._argv):
+            raise InvalidValue("key command", "must be a program and its arguments, as a list")
 
     def __repr__(self) -> str:
-        return f"<KeyCommand: {self._argv[0]}>"
+        return f"<KeyCommand: {self._argv[0] if self._argv else None}>"
 
     @property
     def told(self) -> str:

@@ -35,7 +35,7 @@ Work = Literal["", "seal", "rekey", "unseal"]
 # RFC 9106, the second recommended choice: 64 MiB, three passes, four lanes.
 ITERATIONS, LANES, MEMORY = 3, 4, 64 * 1024
 # More than this nobody has chosen: whoever can write the ring must not make us run out of memory.
-_MOST = {"iterations": 64, "lanes": 64, "memory": 4 * 1024 * 1024}
+_MOST = {"iterations": 16, "lanes": 16, "memory": 1024 * 1024}
 
 
 class _Derivation(msgspec.Struct, frozen=True):
@@ -208,7 +208,7 @@ def _unwrapped(ring: _Ring, secret: Secret, place: str) -> dict[int, bytes]:
     except InvalidTag:
         what = "is sealed with another key than the one given, or its ring of keys was changed"
         raise WrongKey(place, what) from None
-    except ValueError:
+    except (ValueError, MemoryError):
         raise _damaged(place) from None
     return keys
 
@@ -236,7 +236,8 @@ def _read(data: bytes, place: str) -> _Ring:
         raise _damaged(place) from None
     derivation = ring.derivation
     is_known = ring.format == FORMAT and all(number.isdecimal() for number in ring.keys)
-    bounds = (getattr(derivation, name) <= most for name, most in _MOST.items())
+    least = 1 if derivation.kind == "argon2id" else 0
+    bounds = (least <= getattr(derivation, name) <= most for name, most in _MOST.items())
     if not is_known or not ring.keys or not all(bounds) or len(ring.store) != 16:
         raise _damaged(place)
     return ring

@@ -142,7 +142,7 @@ def look(path: str) -> str:
     except FileNotFoundError:
         if os.path.lexists(path):
             raise StoreDamaged(path, "is a link that leads nowhere") from None
-        if _has_log(path):
+        if has_log(path):
             remedy = (
                 f"If the file was renamed, rename it back: {os.path.basename(path)}-wal belongs to "
                 "it. Before a backup is put there, move the -wal and -shm files away"
@@ -186,7 +186,7 @@ def _identity(path: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _has_log(path: str) -> bool:
+def has_log(path: str) -> bool:
     """True if a write-ahead log with something in it lies there; readers leave empty ones."""
     try:
         return os.stat(path + "-wal").st_size > 0
@@ -352,13 +352,13 @@ def connect_read_only(path: str, url: str) -> apsw.Connection:
         # Only a connection that may write removes, when it is the last, the log and the shared
         # memory that SQLite makes for every reader. Where a log lies already, a writing one could
         # bring the file up to date with it: then it may only read.
-        flags = apsw.SQLITE_OPEN_READONLY if _has_log(path) else apsw.SQLITE_OPEN_READWRITE
+        flags = apsw.SQLITE_OPEN_READONLY if has_log(path) else apsw.SQLITE_OPEN_READWRITE
         try:
             connection = _snapshot(path, url, flags=flags)
         except (apsw.CantOpenError, apsw.ReadOnlyError):
             # On a read-only disk SQLite cannot make its shared memory. Without a log beside it the
             # file is whole by itself, and nobody can change it.
-            if _has_log(path):
+            if has_log(path):
                 raise
             name = f"file:{_quoted(path)}?immutable=1"
             flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
@@ -382,11 +382,11 @@ def connect_foreign(path: str, *, read_only: bool = False) -> apsw.Connection:
 
 def _snapshot_of(path: str) -> apsw.Connection:
     """As :func:`connect_read_only`; and a file whose last commit was broken off is not whole."""
-    flags = apsw.SQLITE_OPEN_READONLY if _has_log(path) else apsw.SQLITE_OPEN_READWRITE
+    flags = apsw.SQLITE_OPEN_READONLY if has_log(path) else apsw.SQLITE_OPEN_READWRITE
     try:
         return _foreign(path, flags, snapshot=True)
     except (apsw.CantOpenError, apsw.ReadOnlyError):
-        if _has_log(path) or os.path.exists(path + "-journal"):
+        if has_log(path) or os.path.exists(path + "-journal"):
             raise
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         return _foreign(f"file:{_quoted(path)}?immutable=1", flags, snapshot=True)
@@ -432,12 +432,17 @@ def _snapshot(name: str, url: str, *, flags: int) -> apsw.Connection:
     return connection
 
 
+_HAS_RING = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'ring'"
+
+
 def _check_version(connection: apsw.Connection, url: str) -> int:
     version = int(connection.pragma("user_version"))
     if version > VERSION:
         raise UnsupportedVersion(url, f"has schema version {version}, this is {VERSION}")
     if version < 1:
         raise StoreDamaged(url, "has no schema version")
+    if version < VERSION and connection.execute(_HAS_RING).fetchone() is not None:
+        raise StoreDamaged(url, f"has schema version {version}, and tables of a later one")
     return version
 
 

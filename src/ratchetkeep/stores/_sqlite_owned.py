@@ -51,6 +51,7 @@ class OwnedFile:
                 sql.make(path, new_ring(key, url))
             else:
                 sql.sweep_beside(path)
+                self._try_key(key)
             sql.require_one_name(path, url)
             self.connection = sql.connect(path, url, vfs=vfs)
             self._opened = _which(path)
@@ -64,6 +65,17 @@ class OwnedFile:
             sql.disconnect(self.connection)
             self.owner.release()
             raise
+
+    def _try_key(self, key: str | bytes | SealKey | None) -> None:
+        """With a wrong key nothing is touched: not even the log of an unclean stop is brought into
+        the file."""
+        if sql.has_log(self.path):
+            connection = sql.connect_read_only(self.path, self.url)
+            try:
+                with sql.mapped(self.url):
+                    View(connection, self.url, key)
+            finally:
+                sql.disconnect(connection)
 
     def check(self) -> None:
         """Refuse to write where nobody would find it.

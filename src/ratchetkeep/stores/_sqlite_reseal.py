@@ -8,12 +8,12 @@ from typing import Any
 
 from ratchetkeep.errors import DecodeError, StoreDamaged, StoreInUse
 from ratchetkeep.model import Key
-from ratchetkeep.sealing.cipher import PLAIN, Cipher, Sealed, State
+from ratchetkeep.sealing.cipher import Cipher, Sealed, State
 from ratchetkeep.sealing.keys import Secret
 from ratchetkeep.sealing.ring import Vault
 
 from ._sqlite_owned import OwnedFile
-from ._sqlite_rows import DeviceRow
+from ._sqlite_rows import DeviceRow, Mark, hash_of_mark, mark_of
 from .base import where
 
 __all__ = ["SqliteResealing"]
@@ -67,15 +67,21 @@ class SqliteResealing:
                 raise StoreDamaged(view.url, f"its device {device!r} is not there any more")
             moved = view.moved(device)
             cipher = view.vault.cipher(generation, device, row.history)
-            state = self._spell_again(row, cipher)
-            sealed = cipher.seal_state(state) if isinstance(cipher, Sealed) else None
-            name = view.vault.seal_name(generation, device)
+            to, at = mark = mark_of(self._connection, row.number)
             to = cipher.seal_text(moved.to) if moved else None
+            state = self._spell_again(row, cipher, mark)
+            records, sealed = state.rows, None
+            if isinstance(cipher, Sealed):
+                sealed = cipher.seal_state(state.after((), hash_of_mark(cipher, (to, at))))
+            name = view.vault.seal_name(generation, device)
             self._connection.execute(_ENTRY, (name, generation, sealed, to, row.number))
-        return state.rows
+        return records
 
-    def _spell_again(self, row: DeviceRow, cipher: Cipher) -> State:
-        """Write every record as another cipher spells it; the state that they have then."""
+    def _spell_again(self, row: DeviceRow, cipher: Cipher, mark: Mark) -> State:
+        """Write every record as another cipher spells it; the state that they have then.
+
+        :param mark: of the device, which is part of the state that it has now.
+        """
         old, new = State(commits=row.state.commits), State(commits=row.state.commits)
         for portion in self._portions(row):
             put = []
@@ -88,7 +94,9 @@ class SqliteResealing:
                 new = new.after((), hashes)
                 put.append((*spelled, number))
             self._connection.executemany(_PUT, put)
-        if row.cipher is not PLAIN and old != row.state:
+        if isinstance(row.cipher, Sealed):
+            old = old.after((), hash_of_mark(row.cipher, mark))
+        if isinstance(row.cipher, Sealed) and old != row.state:
             place = f"{self._file.url} (device {row.name!r})"
             raise StoreDamaged(place, "its records are not those of its last commit")
         return new

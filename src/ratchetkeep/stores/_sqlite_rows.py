@@ -26,7 +26,9 @@ __all__ = [
     "absent",
     "add_device",
     "clear_device",
+    "hash_of_mark",
     "history_of",
+    "mark_of",
     "settle",
     "write_moved",
     "write_rows",
@@ -55,10 +57,21 @@ _GET_AFTER = (
     "SELECT family, id, data FROM records WHERE device = ? AND (family, id) > (?, ?) "
     "ORDER BY family, id LIMIT 256"
 )
+# Records of no device. The devices of the records are found one by one, in the index.
+_LOST = (
+    "WITH RECURSIVE held (device) AS (SELECT min(device) FROM records UNION ALL SELECT "
+    "(SELECT min(device) FROM records WHERE device > held.device) FROM held "
+    "WHERE held.device IS NOT NULL) "
+    "SELECT 1 FROM held WHERE device IS NOT NULL AND device NOT IN (SELECT id FROM devices)"
+)
 _FIND = "SELECT id, hex(history), commits, generation, state FROM devices WHERE name = ?"
 _ADD = "INSERT INTO devices (name, created, history, generation) VALUES (?, ?, ?, ?)"
 _SETTLE = "UPDATE devices SET commits = ?, state = ? WHERE id = ?"
+_MARK = "SELECT moved_to, moved_at FROM devices WHERE id = ?"
 _COUNT = "SELECT count(*) FROM records WHERE device = ?"
+
+
+Mark = tuple[str | None, int | None]
 
 
 class DeviceRow(NamedTuple):
@@ -172,8 +185,7 @@ class View:
         found = self.find(device) if self.version >= MARKS else None
         if found is None:
             return None  # not there, or in a file that nobody has written to since
-        statement = "SELECT moved_to, moved_at FROM devices WHERE id = ?"
-        to, at = self.connection.execute(statement, (found.number,)).fetchone() or (None, None)
+        to, at = mark_of(self.connection, found.number)
         if to is None and at is None:
             return None
         try:
@@ -246,7 +258,8 @@ class View:
         total = State(commits=device.state.commits)
         rows = self.connection.execute(_ALL_TAGS, (device.number,))
         hashes = (device.cipher.hash_of(*row) for row in rows)
-        total = total.after((), hashes)
+        mark = mark_of(self.connection, device.number)
+        total = total.after((), hashes).after((), hash_of_mark(device.cipher, mark))
         if total != device.state:
             place = f"{self.url} (device {device.name!r})"
             what = (
@@ -287,13 +300,17 @@ def _asked(
 
 
 def absent(view: View, device: str) -> bool:
-    """True if there is no such device. A damaged list may hide one that new credentials would be
-    minted over: it raises apsw.CorruptError."""
+    """True if there is no such device. What hides one would have new credentials minted over it: a
+    damaged list raises apsw.CorruptError, and one that lost something StoreDamaged."""
     if view.find(device) is not None:
         return False
-    for (found,) in view.connection.execute("PRAGMA quick_check(devices)"):
+    for (found,) in view.connection.execute("PRAGMA integrity_check(devices)"):
         if found != "ok":
             raise apsw.CorruptError("the list of devices cannot be read")
+    if device in view.names().values():  # each name is opened, too
+        raise StoreDamaged(view.url, f"its list of devices leads nobody to {device!r}")
+    if view.connection.execute(_LOST).fetchone() is not None:
+        raise StoreDamaged(view.url, "holds records of a device that its list does not name")
     return True
 
 
@@ -324,11 +341,29 @@ def add_device(view: View, device: str, *, anew: bool = False) -> DeviceRow:
 
 def write_moved(view: View, device: DeviceRow, moved: Moved | None) -> None:
     """Note where a device was moved to, or that it lives here."""
-    mark: tuple[str | None, int | None] = (None, None)
+    connection = view.connection
+    mark: Mark = (None, None)
     if moved:
         mark = (device.cipher.seal_text(moved.to), to_milliseconds(moved.at))
+    if isinstance(device.cipher, Sealed):
+        before = hash_of_mark(device.cipher, mark_of(connection, device.number))
+        state = device.state.after(before, hash_of_mark(device.cipher, mark))
+        settle(connection, device._replace(state=state))
     statement = "UPDATE devices SET moved_to = ?, moved_at = ? WHERE id = ?"
-    view.connection.execute(statement, (*mark, device.number))
+    connection.execute(statement, (*mark, device.number))
+
+
+def mark_of(connection: apsw.Connection, number: int) -> Mark:
+    """Where and when a device was moved, as it stands in its row."""
+    found: Any = connection.execute(_MARK, (number,)).fetchone()
+    return found or (None, None)
+
+
+def hash_of_mark(cipher: Sealed, mark: Mark) -> list[int]:
+    """What a device's mark adds to its state; nothing without one."""
+    to, at = mark
+    # No record has an empty family.
+    return [] if to is None and at is None else [cipher.hash_of("", f"{at}", (to or "").encode())]
 
 
 def write_rows(

@@ -242,6 +242,7 @@ class SqliteStore(Store):
             file.check()
             with file.connection:
                 write_moved(file.view, add_device(file.view, device), moved_now(to))
+            file.forget_row(device)
 
     def moved(self, device: str) -> Moved | None:
         if device in self._files or device in self._readers:
