@@ -112,8 +112,8 @@ __all__ = [
 ]
 
 
-# What most programs do not use: asyncio alone would be a sixth of the start of every program, of the
-# command line too.
+# What most programs do not use: asyncio alone would be a sixth of the start of every program, the
+# command line's too.
 _LATER = {
     "aio": ("AsyncDevice", "AsyncTransaction", "open_async_device"),
     "backup": ("BackupSummary", "backup_device"),

@@ -8,7 +8,8 @@ is put back is what is there (a damaged record of it apart).
 lost with it. One with fewer commits: it was put back itself. One whose commits are not counted
 (folders, ``whatsmeow:``). And a witness by itself, which may be behind its store: that it saw no
 later commit does not mean that there was none. A witness that has seen more disproves it: the
-target may have been put back together with what it knows.
+target may have been put back together with what it knows. One that is named and knows nothing of
+the device is not its witness, or was itself put back.
 """
 
 from __future__ import annotations
@@ -54,13 +55,8 @@ def prove(
     if history is None:
         what = "the backup is of a store that counts no commits, so nothing tells what came after"
         raise StoreRewound(place, what, REMEDY)
-    seen = last_seen(history.id) if last_seen else None
-    if seen is not None and seen > history.commits:
-        what = (
-            f"the witness has seen commit {seen} of this device, and the backup was made after "
-            f"commit {history.commits}"
-        )
-        raise StoreRewound(place, what, REMEDY)
+    if last_seen:
+        _refuse_seen(history, last_seen(history.id), place)
     found, own = _state_of(target, key)
     if own.signed_identity_key != credentials.signed_identity_key:
         raise StoreRewound(place, "holds another device, which proves nothing of this one", REMEDY)
@@ -73,6 +69,18 @@ def prove(
     if found.commits != history.commits:
         how = "has gone on since" if found.commits > history.commits else "is itself an older one"
         what = f"{how}: it is at commit {found.commits}, the backup at commit {history.commits}"
+        raise StoreRewound(place, what, REMEDY)
+
+
+def _refuse_seen(history: History, seen: int | None, place: str) -> None:
+    if seen is None:
+        what = "the witness knows nothing of this device in the backup's history"
+        raise StoreRewound(place, what, f"{REMEDY}. Or name the right witness")
+    if seen > history.commits:
+        what = (
+            f"the witness has seen commit {seen} of this device, and the backup was made after "
+            f"commit {history.commits}"
+        )
         raise StoreRewound(place, what, REMEDY)
 
 

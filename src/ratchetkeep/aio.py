@@ -30,6 +30,7 @@ from ratchetkeep.device import Device, create_device, open_device, pauses
 from ratchetkeep.errors import InvalidValue, OwnershipLost, StoreInUse
 from ratchetkeep.model import Credentials, Key, KeyPair
 from ratchetkeep.prekeys import PreKeyStock
+from ratchetkeep.stores.base import History
 
 if TYPE_CHECKING:
     from ratchetkeep.sealing.keys import SealKey
@@ -207,6 +208,11 @@ class AsyncDevice:
         """
         self._core._check_open()
         return _AsyncBlock(self._core, keys, self._core._running())
+
+    @property
+    def history(self) -> History | None:
+        """As :attr:`Device.history`."""
+        return self._core.history
 
     @property
     def in_transaction(self) -> bool:
@@ -388,9 +394,9 @@ def open_async_device(
     key: str | bytes | SealKey | None = None,
     wait: float = 0.0,
     steal: bool = False,
-    initial: Credentials | None = None,
     witness: str | os.PathLike[str] | None = None,
     witness_delay: float | None = None,
+    initial: Credentials | None = None,
 ) -> _Opening:
     """Open the device that ``url`` names, as :func:`~ratchetkeep.open_device`: ``async with
     open_async_device(url) as device``, or ``device = await open_async_device(url)``. What it gives

@@ -31,7 +31,7 @@ from ratchetkeep.errors import (
 from ratchetkeep.model import CREDENTIALS, FAMILIES, Credentials, Key, KeyPair, check_key
 from ratchetkeep.prekeys import PreKeyStock
 from ratchetkeep.stores import urls
-from ratchetkeep.stores.base import Store
+from ratchetkeep.stores.base import History, Store
 
 if TYPE_CHECKING:
     import asyncio  # not at run time: it would be a sixth of the start of every program
@@ -44,7 +44,7 @@ REMEDY_NEW = (
 )
 
 
-# This process: a forked child has another one, and its parent's devices are not its own.
+# A forked child has another one, and its parent's devices are not its own.
 _PROCESS = object()
 
 
@@ -114,6 +114,13 @@ class Device:
         """
         with self.transaction(prekeys.LOCK) as transaction:
             transaction.save_credentials(credentials)
+
+    @property
+    def history(self) -> History | None:
+        """Which life of the device this is, and how many commits it has had; None in a store that
+        counts none (folders, ``whatsmeow:``)."""
+        self._check_open()
+        return self._store.history(self._name)
 
     def get(self, family: str, ids: Iterable[str]) -> dict[str, Any]:
         """Records by id; ids that are not there are left out.
@@ -240,8 +247,6 @@ class Device:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    # -- what both faces of a device are made of
 
     def _running(self) -> Transaction | None:
         """The transaction that this context is in. A context can outlive it (a task that was

@@ -23,6 +23,7 @@ from ratchetkeep._cold_proof import LastSeen, prove
 from ratchetkeep._cold_store import cool, credentials_of
 from ratchetkeep._copy_all_among import Among
 from ratchetkeep._copy_all_places import find_target
+from ratchetkeep._copy_all_tree import Tree
 from ratchetkeep._copy_plan import CopySummary
 from ratchetkeep.copy import How, Keys, copy_between, parse_target
 from ratchetkeep.errors import (
@@ -81,6 +82,8 @@ class RestoreSummary:
     :ivar next_pre_key_id: the first pre-key id that the client gives out.
     :ivar copy: what was converted, what the target cannot hold, and what checking brought up; None
         for a device that was cooled in its place.
+    :ivar unread: why what is replaced could not be asked for the pre-key ids that it gave out, which
+        the new ones may meet then; empty if it could, or if it is another device or none.
     """
 
     source: str
@@ -94,6 +97,7 @@ class RestoreSummary:
     next_pre_key_id: int
     copy: CopySummary | None = None
     dry_run: bool = False
+    unread: str = ""
 
     @property
     def total(self) -> int:
@@ -127,7 +131,7 @@ def restore_device(
     exact: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    witness: LastSeen | None = None,
+    witness: str | os.PathLike[str] | None = None,
     client: str | None = None,
     key: str | bytes | SealKey | None = None,
     confirm: Callable[[RestoreSummary], None] | None = None,
@@ -145,10 +149,12 @@ def restore_device(
     :param overwrite: replace a device that is at the target, in one step. If that is a later state
         of the same device, no pre-key id that it knows is given out again.
     :param dry_run: check, and say what would be put in place; write nothing.
-    :param witness: gives the highest number of commits seen of a history id, or None. One that has
-        seen more than the backup refuses ``exact``.
+    :param witness: with ``exact``: the witness of the device, as for :func:`open_device`. ``exact``
+        is refused if it has seen more commits than the backup has, or knows nothing of the device.
+        It proves nothing by itself.
     :param client: who is to open the target, as in :func:`ratchetkeep.copy_device`.
-    :param key: what unlocks a sealed target; None asks the environment.
+    :param key: what unlocks a sealed target; None asks the environment. A store that is made is
+        sealed if a key is given here.
     :param confirm: called with the summary before anything is written; may raise to stop.
     :raises NoDevice: if there is no such file, or no such device in it.
     :raises StoreDamaged: if anything of the backup is damaged.
@@ -156,12 +162,13 @@ def restore_device(
     :raises WrongKey: if the backup or the target cannot be decrypted.
     :raises DeviceExists: if the target holds something and ``overwrite`` is not set.
     :raises StoreInUse: if somebody has the target open.
-    :raises InvalidValue: if the backup holds many devices and none is named.
+    :raises InvalidValue: if the backup holds many devices and none is named; for a witness without
+        ``exact``; or for a key where the target is not sealed, or cannot be.
     :raises NotHeld: if the target has no place for the credentials.
     :raises CommitFailed: if the target could not be written.
     """
     target = parse_target(url)
-    task = _Task(exact, overwrite, dry_run, witness, client, key, confirm)
+    task = _task(exact, overwrite, dry_run, witness, client, key, confirm)
     with open_backup(file, identities=identities, passphrase=passphrase) as backup:
         name = _chosen(backup, device)
         for entry in backup.devices():
@@ -179,7 +186,7 @@ def restore_all(
     exact: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
-    witness: LastSeen | None = None,
+    witness: str | os.PathLike[str] | None = None,
     client: str | None = None,
     key: str | bytes | SealKey | None = None,
 ) -> tuple[DeviceRestore, ...]:
@@ -191,10 +198,11 @@ def restore_all(
     :return: what came of each, in the order of the backup.
     """
     place = find_target(url)
-    task = _Task(exact, overwrite, dry_run, witness, client, key, None)
+    task = _task(exact, overwrite, dry_run, witness, client, key, None)
     found = []
     with open_backup(file, identities=identities, passphrase=passphrase) as backup:
-        place.devices()  # learns which folders there are
+        if isinstance(place, Tree):
+            place.devices()  # learns which folders there are
         for entry in backup.devices():
             try:
                 where = place.place(entry.name)
@@ -271,6 +279,17 @@ def _dropped(cold: Cold) -> tuple[Dropped, ...]:
     )
 
 
+def _task(exact: bool, overwrite: bool, dry_run: bool, witness: Any, *others: Any) -> _Task:
+    if witness is None:
+        return _Task(exact, overwrite, dry_run, None, *others)
+    if not exact:
+        what = "is asked only whether everything can be put back as it was"
+        raise InvalidValue("witness", what, "Use it with exact (--exact)")
+    from ratchetkeep.witness import seen
+
+    return _Task(exact, overwrite, dry_run, partial(seen, witness), *others)
+
+
 @dataclass(frozen=True)
 class _Task:
     """What was asked for, for each device alike."""
@@ -295,7 +314,8 @@ class _Task:
             proof = partial(prove, entry.history, credentials, target, self.key, self.last_seen)
             if self.exact:
                 proof()
-            cold = None if self.exact else Cold(credentials, self._ids(credentials, target))
+            ids, unread = ([], "") if self.exact else self._ids(credentials, target)
+            cold = None if self.exact else Cold(credentials, ids)
             self._fill(store, private.device, (raw, records), cold, target.kind)
             among = _Onto(proof if self.exact else None)
             how = How(overwrite=self.overwrite, client=self.client, dry_run=self.dry_run)
@@ -306,7 +326,8 @@ class _Task:
                     for each in copy.findings
                 )
                 copy = replace(copy, source=backup.place, findings=findings)
-                return self._summary(backup, entry, cold, credentials, copy)
+                found = self._summary(backup, entry, cold, credentials, copy)
+                return replace(found, unread=unread)
 
             def confirm(copy: CopySummary) -> None:
                 if self.confirm:
@@ -316,17 +337,20 @@ class _Task:
                 copy_between(private, target, how, among, Keys(target=self.key), confirm=confirm)
             )
 
-    def _ids(self, credentials: Credentials, target: urls.Target) -> list[int]:
-        """Ids that a later state at the target knows of; none if it is not the same device."""
+    def _ids(self, credentials: Credentials, target: urls.Target) -> tuple[list[int], str]:
+        """Ids that a later state at the target knows of, none if it is not the same device; and why
+        it could not be asked."""
         with closing(urls.open_target(target, self.key)) as store:
             try:
                 store.acquire(target.device, read_only=True, create=False)
                 there = credentials_of(store, target.device)
                 if there.signed_identity_key.private != credentials.signed_identity_key.private:
-                    return []
-                return known_ids(there, store.scan(target.device, "pre-key"))
-            except (NoDevice, StoreDamaged, UnsupportedVersion):
-                return []  # what cannot be read is replaced, if that was asked for
+                    return [], ""
+                return known_ids(there, store.scan(target.device, "pre-key")), ""
+            except NoDevice:
+                return [], ""
+            except (StoreDamaged, UnsupportedVersion) as error:
+                return [], error.what  # it is replaced, if that was asked for
 
     def _fill(
         self,

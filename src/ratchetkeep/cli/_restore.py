@@ -20,8 +20,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell; write n
 
 NEXT = (
     "next: start the client on it alone; whatever else is left of the device must not go on",
-    "  it makes new sessions: some first messages fail on both sides, and are asked for again",
-    "  contacts may see that messages arrive late; nobody has to pair or verify again",
+    "  it makes new sessions; what contacts write in old ones cannot be read, and arrives late where",
+    "  the client asks for it again; the link and the identity key stay: nobody has to pair again",
 )
 
 
@@ -41,8 +41,18 @@ def restore(
             "--exact", help="Sessions too. Only if URL proves that nothing came after FILE."
         ),
     ] = False,
+    witness: Annotated[
+        str | None,
+        typer.Option("--witness", metavar="W", help="With --exact: W must not have seen more."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the device at URL, in one step.")
+    ] = False,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Seal a store that is made, with the key of RATCHETKEEP_KEY_*."
+        ),
     ] = False,
     dry_run: DryRun = False,
     identity: Annotated[
@@ -59,9 +69,10 @@ def restore(
 
     Its link, app state and mappings are kept; sessions, its own sender keys and pre-keys are not,
     since older ones would be used twice. A passphrase comes from RATCHETKEEP_BACKUP_PASSPHRASE, the
-    file named by RATCHETKEEP_BACKUP_PASSPHRASE_FILE, or is asked for.
+    file named by RATCHETKEEP_BACKUP_PASSPHRASE_FILE, or is asked for. URL is sealed if it is so
+    already, or with --seal; the backup of a sealed store can be restored into a plain one.
     """
-    from ratchetkeep.cli._secrets import when_sealed
+    from ratchetkeep.cli._secrets import new_key_for, when_sealed
     from ratchetkeep.errors import InvalidValue
     from ratchetkeep.restore import restore_all, restore_device
 
@@ -71,10 +82,11 @@ def restore(
         "identities": identity or (),
         "passphrase": _passphrase(file, has_identity=bool(identity)),
         "exact": exact,
+        "witness": witness,
         "overwrite": overwrite,
         "dry_run": dry_run,
         "client": client,
-        "key": when_sealed(url),
+        "key": new_key_for(_place(url)) if seal else when_sealed(url),
     }
     try:
         if all_devices:
@@ -123,6 +135,13 @@ def cool(
     return fail.DONE
 
 
+def _place(url: str) -> str:
+    from ratchetkeep.copy import parse_target
+    from ratchetkeep.stores import urls
+
+    return urls.shown(parse_target(url))
+
+
 def _passphrase(file: str, *, has_identity: bool) -> str | None:
     """What opens the backup: of the environment, else typed if it is encrypted with one."""
     from ratchetkeep._backup_age import is_encrypted, is_with_passphrase
@@ -159,6 +178,7 @@ def restore_json(summary: RestoreSummary) -> dict[str, Any]:
         "kept": summary.kept,
         "dropped": {each.family: each.count for each in summary.dropped},
         "next_pre_key_id": summary.next_pre_key_id,
+        "unread": summary.unread,
         "not_held": [
             {"family": each.family, "member": each.member, "count": each.count, "what": each.what}
             for each in (copy.not_held if copy else ())
@@ -187,6 +207,9 @@ def show_restore(summary: RestoreSummary) -> None:
         where = f"{lost.family} {lost.member}".strip()
         rows.append(("not held", clean(f"{lost.count} {where}: {lost.what}")))
     rows.append(("pre-keys", f"new ones begin at id {summary.next_pre_key_id}"))
+    if summary.unread:
+        why = "the ids that it gave out are not known, and new ones may be the same"
+        rows.append(("not read", clean(f"what is at the target: {summary.unread}; {why}")))
     pairs(rows)
     if summary.dry_run:
         say("dry run: nothing was written")

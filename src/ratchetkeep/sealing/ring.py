@@ -200,12 +200,13 @@ def unlock(data: bytes, secret: Secret, place: str) -> Vault:
 
 
 def _unwrapped(ring: _Ring, secret: Secret, place: str) -> dict[int, bytes]:
-    keys = {}
+    keys: dict[int, bytes] = {}
     try:
         cipher = _wrapping(ring.derivation, secret)
         for number, wrapped in ring.keys.items():
             keys[int(number)] = cipher.decrypt(wrapped[:12], wrapped[12:], ring.bound(number))
     except InvalidTag:
+        keys.clear()  # a traceback may show the variables of this frame
         what = "is sealed with another key than the one given, or its ring of keys was changed"
         raise WrongKey(place, what) from None
     except (ValueError, MemoryError):

@@ -110,6 +110,8 @@ def mapped(place: str, wrap: Callable[[str], RatchetkeepError] | None = None) ->
         yield
     except apsw.Error as error:
         raise translated(error, place, wrap) from None
+    except UnicodeDecodeError:
+        raise StoreDamaged(place, "holds text that is not UTF-8") from None
 
 
 def translated(

@@ -111,7 +111,9 @@ class View:
         if self.version < SEALS:
             return None
         row = self.connection.execute("SELECT data FROM ring WHERE id = 1").fetchone()
-        return None if row is None else bytes(row[0])
+        if row is not None and not isinstance(row[0], bytes):
+            raise StoreDamaged(self.url, "its ring of keys is not what was written")
+        return None if row is None else row[0]
 
     def renew(self, ring: bytes | None, vault: Vault) -> None:
         """The file has other data keys now."""
@@ -141,6 +143,9 @@ class View:
     def _device(
         self, name: str, number: int, history: str, commits: int, generation: int, sealed: bytes
     ) -> DeviceRow:
+        # SQLite gives what its pages say, whatever the columns were made for.
+        if not _are((number, int), (history, str), (commits, int), (generation, int)):
+            raise self._changed(name, "its row is not what was written")
         cipher = self.vault.cipher(generation, name, history.lower())
         state = State(commits=commits)
         if isinstance(cipher, Sealed):
@@ -151,7 +156,7 @@ class View:
 
     def _state(self, cipher: Sealed, name: str, sealed: bytes | None) -> State:
         try:
-            return cipher.open_state(sealed or b"")
+            return cipher.open_state(sealed if isinstance(sealed, bytes) else b"")
         except DecodeError as error:
             raise self._changed(name, f"the sum of its records {error.what}") from None
         except UnsupportedVersion as error:
@@ -208,6 +213,8 @@ class View:
         return found
 
     def _opened(self, device: DeviceRow, key: Key, data: bytes) -> bytes:
+        if not isinstance(data, bytes):
+            raise StoreDamaged(where(self.url, device.name, key), "is not what was written")
         try:
             return device.cipher.open(key, data)
         except DecodeError as error:
@@ -277,6 +284,10 @@ def history_of(device: DeviceRow | None) -> History | None:
     if device is None or not device.history or not device.state.commits:
         return None
     return History(device.history, device.state.commits)
+
+
+def _are(*expected: tuple[object, type]) -> bool:
+    return all(type(value) is kind for value, kind in expected)
 
 
 def _by_family(cipher: Cipher, keys: Iterable[Key]) -> dict[str, dict[str, Key]]:

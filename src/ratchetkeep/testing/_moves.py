@@ -100,6 +100,23 @@ class MovedTests(Hooks):
             assert tried.returncode == 0, tried.stderr
             assert tried.stdout.strip() == elsewhere_url
 
+    def test_commits_are_counted(self, device: Device, url: str) -> None:
+        """An older state that was put back would look like the newest one."""
+        before = device.history
+        device.set({"lid-mapping": {"1": "2"}})
+        with device.transaction() as transaction:
+            transaction.set({"lid-mapping": {"1": None, "2": "3"}})
+            transaction.set({"lid-mapping": {"3": "4"}})
+        after = device.history
+        if before is None:
+            assert after is None
+            return
+        assert after == before._replace(commits=before.commits + 2)
+        with self.reopen(device, url) as again:
+            assert again.history == after
+        with self.open(url, read_only=True) as again:
+            assert again.history == after
+
     @needs("marks")
     def test_looking_at_a_move_marks_nothing(
         self, device: Device, url: str, elsewhere_url: str
