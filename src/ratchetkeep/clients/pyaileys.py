@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 try:
     import pyaileys  # noqa: F401
@@ -55,14 +55,27 @@ from ._pyaileys_records import to_model as to_model_value
 from ._pyaileys_signal import Keep, Repository
 from ._ratchets import check_ratchets
 
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
+
 __all__ = ["AuthState", "KeyStore", "load", "load_device"]
 
 
-async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float = 0.0) -> AuthState:
+async def load(
+    url: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    wait: float = 0.0,
+    key: str | bytes | SealKey | None = None,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
+) -> AuthState:
     """The auth state of the device that ``url`` names, open until it is closed.
 
     :param create: make new credentials if the place holds no trace of a device.
     :param wait: how many seconds to wait for another owner.
+    :param key: what opens a sealed store; ``witness`` and ``witness_delay``: what remembers how far
+        the device came. All three as for :func:`ratchetkeep.open_device`.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read; nothing new is made over it.
     :raises StoreInUse: if another owner has the device open.
@@ -70,7 +83,9 @@ async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float 
         another library.
     """
     _check_store(url)
-    device = await open_async_device(url, create=create, wait=wait)
+    device = await open_async_device(
+        url, create=create, wait=wait, key=key, witness=witness, witness_delay=witness_delay
+    )
     try:
         return await load_device(device)
     except BaseException:

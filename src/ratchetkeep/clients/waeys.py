@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from importlib import import_module
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ratchetkeep.aio import AsyncDevice, open_async_device, outcome_of
 from ratchetkeep.errors import RatchetkeepError
@@ -34,6 +34,9 @@ from ._waeys_core import Core, OnPlaintext
 from ._waeys_engine import Repository
 from ._waeys_keys import Keys
 from ._waeys_values import from_record
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["AuthState", "load", "load_device"]
 
@@ -178,11 +181,21 @@ class AuthState(dict[str, Any]):
             await self.close()
 
 
-async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float = 0.0) -> AuthState:
+async def load(
+    url: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    wait: float = 0.0,
+    key: str | bytes | SealKey | None = None,
+    witness: str | os.PathLike[str] | None = None,
+    witness_delay: float | None = None,
+) -> AuthState:
     """Open the device that ``url`` names as an auth state of waeys.
 
     :param create: make new credentials if the place holds no trace of a device.
     :param wait: how many seconds to wait for another owner.
+    :param key: what opens a sealed store; ``witness`` and ``witness_delay``: what remembers how far
+        the device came. All three as for :func:`ratchetkeep.open_device`.
     :raises ImportError: if waeys is not installed.
     :raises NoDevice: if nothing is there and ``create`` is not set.
     :raises StoreDamaged: if something is there and cannot be read; it is never made anew.
@@ -190,7 +203,9 @@ async def load(url: str | os.PathLike[str], *, create: bool = True, wait: float 
     :raises NotHeld: if it holds the sessions of another client in that client's own encoding.
     """
     _client("Signal.libsignal")
-    device = await open_async_device(url, create=create, wait=wait)
+    device = await open_async_device(
+        url, create=create, wait=wait, key=key, witness=witness, witness_delay=witness_delay
+    )
     try:
         return await load_device(device)
     except BaseException:
