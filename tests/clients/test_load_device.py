@@ -8,7 +8,15 @@ from types import ModuleType
 
 import pytest
 
-from ratchetkeep import StoreInUse, open_async_device, open_device
+from ratchetkeep import (
+    KeyFile,
+    StoreInUse,
+    StoreRewound,
+    WrongKey,
+    make_key_file,
+    open_async_device,
+    open_device,
+)
 from ratchetkeep.clients import pyaileys, waeys
 
 CLIENTS = pytest.mark.parametrize("client", [pyaileys, waeys], ids=["pyaileys", "waeys"])
@@ -42,5 +50,27 @@ def test_loading_waits_for_the_owner(client: ModuleType, tmp_path: Path) -> None
         await asyncio.sleep(0)
         owner.close()
         await (await loading).close()
+
+    asyncio.run(run())
+
+
+@CLIENTS
+def test_a_client_opens_a_sealed_device_that_is_watched(client: ModuleType, tmp_path: Path) -> None:
+    """A bot could not be started on a sealed store, or would go on with an older state of it."""
+    url, key = f"sqlite:{tmp_path}/bot.db", KeyFile(tmp_path / "key")
+    make_key_file(tmp_path / "key")
+
+    async def run() -> None:
+        how = {"key": key, "witness": tmp_path / "witness"}
+        await (await client.load(url, **how)).close()
+        older = (tmp_path / "bot.db").read_bytes()
+        auth = await client.load(url, **how)
+        await auth.device.mint_pre_keys(1)
+        await auth.close()
+        with pytest.raises(WrongKey):
+            await client.load(url, key="another")
+        (tmp_path / "bot.db").write_bytes(older)
+        with pytest.raises(StoreRewound):
+            await client.load(url, **how)
 
     asyncio.run(run())
