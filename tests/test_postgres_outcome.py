@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import pytest
 
+import _pgsealed
 import pgserver
 from _pgload import (
     COMMIT,
@@ -48,14 +49,27 @@ def proxy(server: pgserver.Server) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def fleet(server: pgserver.Server, proxy: Proxy) -> Fleet:
+def fleet(
+    request: pytest.FixtureRequest,
+    server: pgserver.Server,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Fleet:
     """A new database behind the proxy."""
-    return Fleet(server, proxy)
+    if getattr(request, "param", "plain") == "plain":
+        return Fleet(server, proxy)
+    _pgsealed.give_key(monkeypatch)
+    return _pgsealed.SealedFleet(server, proxy)
+
+
+# Of a sealed device the sum of its records has to stay right whatever became of a commit.
+BOTH = pytest.mark.parametrize("fleet", ["plain", "sealed"], indirect=True)
 
 
 # -- one commit after the other
 
 
+@BOTH
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_commit_is_stored_once(fleet: Fleet, name: str) -> None:
     """A commit whose answer was lost would be lost, or done twice: a ratchet would go back, or a
@@ -69,6 +83,7 @@ def test_each_commit_is_stored_once(fleet: Fleet, name: str) -> None:
         assert all(fault.has_happened for fault in faults)
 
 
+@BOTH
 @pytest.mark.parametrize("second", FAULTS)
 @pytest.mark.parametrize("first", ["held", "no answer"])
 def test_finding_out_can_fail_too(fleet: Fleet, first: str, second: str) -> None:
@@ -83,6 +98,7 @@ def test_finding_out_can_fail_too(fleet: Fleet, first: str, second: str) -> None
         assert all(fault.has_happened for fault in faults)
 
 
+@BOTH
 @pytest.mark.parametrize("pattern", [COMMIT, SETTLE], ids=["commit", "settle"])
 def test_a_late_batch_changes_nothing(fleet: Fleet, pattern: bytes) -> None:
     """What was held up in the network for minutes arrives when its sender has long done it again:
@@ -115,6 +131,7 @@ def test_a_late_commit_of_an_earlier_owner_changes_nothing(fleet: Fleet) -> None
         assert fleet.check_memory(successor) == {"1": 3}
 
 
+@BOTH
 def test_a_commit_that_still_runs_is_waited_for(fleet: Fleet) -> None:
     """Its connection is gone, and the server goes on with it: if the store did not wait for it, it
     would do it again, and both would be stored."""
@@ -151,6 +168,7 @@ def test_a_silent_connection_is_given_up(fleet: Fleet) -> None:
 # -- many at once
 
 
+@BOTH
 @pytest.mark.parametrize("name", FAULTS)
 def test_threads_lose_and_double_nothing(fleet: Fleet, name: str) -> None:
     """Of commits that go together one would be lost or doubled where the answer to all is lost."""
@@ -217,6 +235,7 @@ def test_a_cancelled_task_waits_for_the_outcome(fleet: Fleet) -> None:
 STEPS = 12
 
 
+@BOTH
 @pytest.mark.parametrize("seed", range(4))
 def test_random_faults(fleet: Fleet, seed: int) -> None:
     """Some sequence of faults, late batches and work would lose a commit, or do one twice."""

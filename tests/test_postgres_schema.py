@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -90,6 +91,11 @@ def content(url: str) -> dict[str, list[Any]]:
     }
 
 
+def each(*ways: dict[str, bool]) -> list[dict[str, Any]]:
+    """Ways to open a device."""
+    return [*ways]
+
+
 # The catalog's view of what there is: enough to tell tables apart that behave in another way.
 SHAPE = (
     "SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default, "
@@ -123,7 +129,9 @@ def test_workers_that_start_together_on_an_empty_database(server: pgserver.Serve
                 worker.answer()
             with open_store(database) as store:
                 assert store.devices() == names
-            assert query(database, "SELECT version FROM ratchetkeep.upgrades") == [(1,)]
+            assert query(database, "SELECT max(version) FROM ratchetkeep.upgrades") == [
+                (schema.VERSION,)
+            ]
 
 
 # -- upgrades
@@ -132,7 +140,9 @@ SECOND = (
     "ALTER TABLE ratchetkeep.records ADD COLUMN seen integer NOT NULL DEFAULT 0",
     "UPDATE ratchetkeep.records SET seen = seen + 1",
 )
-TWO = {**schema.UPGRADES, 2: SECOND}
+NEXT = schema.VERSION + 1
+MORE = {**schema.UPGRADES, NEXT: SECOND}
+ALL = [(version,) for version in MORE]
 
 
 def upgrade(url: str, upgrades: dict[int, tuple[str, ...]], **how: bool) -> bool:
@@ -160,7 +170,7 @@ def test_two_that_upgrade_together(database: str) -> None:
         device.set({"lid-mapping": {"1": "kept"}})
     done: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: done.append(upgrade(database, TWO, upgrade=True)))
+        threading.Thread(target=lambda: done.append(upgrade(database, MORE, upgrade=True)))
         for _ in range(2)
     ]
     with psycopg.connect(database) as lock:
@@ -169,11 +179,13 @@ def test_two_that_upgrade_together(database: str) -> None:
         for thread in threads:
             thread.start()
         wait_for_locks(lock, 2)
-        assert query(database, "SELECT max(version) FROM ratchetkeep.upgrades") == [(1,)]
+        assert query(database, "SELECT max(version) FROM ratchetkeep.upgrades") == [
+            (schema.VERSION,)
+        ]
     for thread in threads:
         thread.join(PATIENCE)
     assert done == [True, True]
-    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == [(1,), (2,)]
+    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == ALL
     assert query(database, "SELECT DISTINCT seen FROM ratchetkeep.records") == [(1,)]
 
 
@@ -183,7 +195,7 @@ def test_an_upgrade_is_done_or_not(database: str) -> None:
     with open_device(database, create=True) as device:
         identity = device.credentials.registration_id
     before = shape(database)
-    failing = {**schema.UPGRADES, 2: (*SECOND, "SELECT 1 / 0")}
+    failing = {**schema.UPGRADES, NEXT: (*SECOND, "SELECT 1 / 0")}
     with pytest.raises(psycopg.errors.DivisionByZero):
         upgrade(database, failing, upgrade=True)
     assert shape(database) == before
@@ -196,18 +208,18 @@ def test_each_upgrade_has_its_own_record(database: str) -> None:
     open_device(database, create=True).close()
     third = ("DROP TABLE ratchetkeep.records", "SELECT 1 / 0")
     with pytest.raises(psycopg.errors.DivisionByZero):
-        upgrade(database, {**TWO, 3: third}, upgrade=True)
-    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == [(1,), (2,)]
-    assert upgrade(database, {**TWO, 3: ("SELECT 1",)}, upgrade=True)
+        upgrade(database, {**MORE, NEXT + 1: third}, upgrade=True)
+    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == ALL
+    assert upgrade(database, {**MORE, NEXT + 1: ("SELECT 1",)}, upgrade=True)
     assert query(database, "SELECT DISTINCT seen FROM ratchetkeep.records") == [(1,)]
-    assert query(database, "SELECT max(version) FROM ratchetkeep.upgrades") == [(3,)]
+    assert query(database, "SELECT max(version) FROM ratchetkeep.upgrades") == [(NEXT + 1,)]
 
 
 def test_all_upgrades_of_an_empty_database(database: str) -> None:
     """Version 2 could be reached from version 1 alone, and a new fleet could not be set up."""
-    assert upgrade(database, TWO) is False
-    assert upgrade(database, TWO, make=True) is True
-    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == [(1,), (2,)]
+    assert upgrade(database, MORE) is False
+    assert upgrade(database, MORE, make=True) is True
+    assert query(database, "SELECT version FROM ratchetkeep.upgrades ORDER BY 1") == ALL
 
 
 def test_reading_upgrades_nothing(database: str) -> None:
@@ -215,7 +227,7 @@ def test_reading_upgrades_nothing(database: str) -> None:
     open_device(database, create=True).close()
     before = content(database)
     with pytest.raises(UnsupportedVersion, match="for writing once"):
-        upgrade(database, TWO)
+        upgrade(database, MORE)
     assert content(database) == before
 
 
@@ -223,12 +235,14 @@ def test_newer_tables_are_refused(database: str, tmp_path: Path) -> None:
     """An old program would write to tables whose meaning it does not know, or read half of what is
     there."""
     open_device(database, create=True).close()
-    run(database, "INSERT INTO ratchetkeep.upgrades VALUES (2, clock_timestamp())")
+    run(database, f"INSERT INTO ratchetkeep.upgrades VALUES ({NEXT}, clock_timestamp())")
     before = content(database)
     other = f"sqlite:{tmp_path}/other.db"
     open_device(other, create=True).close()
-    newer = pytest.raises(UnsupportedVersion, match=r"version 2.*version 1.*Upgrade ratchetkeep")
-    for how in ({}, {"create": True}, {"read_only": True}, {"steal": True}):
+    newer = pytest.raises(
+        UnsupportedVersion, match=rf"version {NEXT}.*version {schema.VERSION}.*Upgrade ratchetkeep"
+    )
+    for how in each({}, {"create": True}, {"read_only": True}, {"steal": True}):
         with newer:
             open_device(database, **how)
     with newer, open_store(database) as store:
@@ -240,7 +254,7 @@ def test_newer_tables_are_refused(database: str, tmp_path: Path) -> None:
     with newer:
         copy_device(database, f"sqlite:{tmp_path}/copy.db")
     (found,) = verify_device(database)
-    assert "version 2" in found.what and found.severity == "error"
+    assert f"version {NEXT}" in found.what and found.severity == "error"
     assert content(database) == before
 
 
@@ -305,10 +319,10 @@ def test_a_user_who_may_only_read(server: pgserver.Server, database: str) -> Non
     with open_device(reader, read_only=True) as device, open_store(reader) as store:
         assert device.get("lid-mapping", ["1"]) == {"1": "there"}
         assert store.devices() == ["default"]
-    for how in ({}, {"create": True}, {"steal": True}):
+    for how in each({}, {"create": True}, {"steal": True}):
         with pytest.raises(StoreUnreadable, match="permission denied"):
             open_device(reader, **how)
-    for how in ({}, {"create": True}, {"read_only": True}):
+    for how in each({}, {"create": True}, {"read_only": True}):
         with pytest.raises(StoreUnreadable, match="permission denied"):
             open_device(stranger, **how)
     assert content(database) == before
@@ -317,7 +331,7 @@ def test_a_user_who_may_only_read(server: pgserver.Server, database: str) -> Non
 # -- tables that are not whole
 
 
-@pytest.mark.parametrize("table", ["owners", "devices", "takeovers", "records", "upgrades"])
+@pytest.mark.parametrize("table", ["owners", "devices", "takeovers", "records", "upgrades", "ring"])
 def test_a_missing_table_is_damage(database: str, table: str) -> None:
     """Tables of which one is gone would be taken for none, and a new identity be made beside what
     is left of the old one."""
@@ -329,7 +343,7 @@ def test_a_missing_table_is_damage(database: str, table: str) -> None:
         else "SELECT name FROM ratchetkeep.devices"
     )
     before = query(database, left)
-    for how in ({"create": True}, {}):
+    for how in each({"create": True}, {}):
         with pytest.raises(StoreDamaged):
             open_device(database, **how)
     assert query(database, left) == before
@@ -339,7 +353,7 @@ def test_versions_that_were_deleted_are_damage(database: str) -> None:
     """Tables whose version is not known would be taken for none."""
     open_device(database, create=True).close()
     run(database, "DELETE FROM ratchetkeep.upgrades")
-    for how in ({"create": True}, {}, {"read_only": True}):
+    for how in each({"create": True}, {}, {"read_only": True}):
         with pytest.raises(StoreDamaged):
             open_device(database, **how)
 
@@ -380,6 +394,8 @@ def golden_value(key: Key) -> Any:
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_golden_device_is_read(golden: str, read_only: bool) -> None:
     """A version after this one could not read the devices that fleets have."""
+    # Reading upgrades nothing.
+    open_device(golden + "&device=alice").close()
     with open_store(golden) as store:
         assert store.devices() == ["Zoë/7", "alice", "moved"]
     url = golden + "&device=alice"
@@ -455,7 +471,8 @@ def golden_sql() -> str:
         id, epoch = f"'{rows.id_of(name)}'", 1_767_323_045_678_901
         made.append(
             "INSERT INTO ratchetkeep.devices VALUES "
-            f"({id}, '{name}', {_AT}, {epoch}, {owner}, {commits}, {_AT}, {moved})"
+            f"({id}, '{name}', {_AT}, {epoch}, {owner}, {commits}, {_AT}, {moved}, "
+            f"'{uuid.uuid5(uuid.NAMESPACE_URL, name)}', 0, NULL)"
         )
         made.append(
             f"INSERT INTO ratchetkeep.takeovers VALUES ({id}, {epoch}, {_OWNER}, {_WHO}, {_AT}, 0)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import _pgsealed
 import pgserver
-from ratchetkeep import Credentials, Device, open_device
+from ratchetkeep import Credentials, Device, copy_device, open_device
 from ratchetkeep.model import Key
 from ratchetkeep.stores import _postgres_rows as rows
 from ratchetkeep.testing import StoreContract
@@ -74,9 +76,48 @@ _PUT = (
 )
 
 
-def test_store_is_as_good_as_a_dict(server: pgserver.Server) -> None:
+class TestSealedPostgres(TestPostgres):
+    """The same, sealed."""
+
+    @pytest.fixture(autouse=True)
+    def key(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _pgsealed.give_key(monkeypatch)
+        # The contract copies to places that are not sealed.
+        for tests in ("_records", "_moves"):
+            name = f"ratchetkeep.testing.{tests}.copy_device"
+            monkeypatch.setattr(name, partial(copy_device, plaintext=True))
+
+    @pytest.fixture
+    def url(self, server: pgserver.Server) -> str:
+        return _pgsealed.sealed_database(server) + "&lease=2&device=Zo%C3%AB%2F7"
+
+    def raw_get(self, url: str, key: Key) -> bytes:
+        row = _pgsealed.row_of(url, key)
+        ((data,),) = _pgsealed.asked(url, f"SELECT data FROM {_pgsealed.ROW}", **row)
+        return _pgsealed.device_of(url).cipher.open(key, data)
+
+    def raw_put(self, url: str, key: Key, data: bytes | None) -> None:
+        row = _pgsealed.row_of(url, key)
+        if data is None:
+            statement = f"DELETE FROM {_pgsealed.ROW}"
+        else:
+            statement, row["data"] = _PUT, _pgsealed.device_of(url).cipher.seal(key, data)
+        assert _pgsealed.asked(url, statement + " RETURNING id", **row)
+
+
+@pytest.fixture(params=["plain", "sealed"])
+def database(
+    request: pytest.FixtureRequest, server: pgserver.Server, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The URL of a new database."""
+    if request.param == "plain":
+        return server.new_database()
+    _pgsealed.give_key(monkeypatch)
+    return _pgsealed.sealed_database(server)
+
+
+def test_store_is_as_good_as_a_dict(database: str) -> None:
     """After some sequence of calls the store would hold something else than was put there."""
-    database = server.new_database()
 
     def make_url() -> str:
         return f"{database}&device={uuid.uuid4().hex}"
@@ -84,9 +125,8 @@ def test_store_is_as_good_as_a_dict(server: pgserver.Server) -> None:
     run_state_machine_as_test(make_store_machine(make_url, values_for(NATIVE)), settings=MACHINE)
 
 
-def test_any_value_comes_back(server: pgserver.Server) -> None:
+def test_any_value_comes_back(database: str) -> None:
     """Some valid value would change on its way to the database and back, or fail to be read."""
-    database = server.new_database()
     values = values_for(NATIVE)
 
     @PROFILE

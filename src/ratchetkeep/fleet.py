@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ratchetkeep._fleet_pauses import Pauses
 from ratchetkeep._fleet_service import Service, Unfinished
@@ -25,6 +26,9 @@ from ratchetkeep.errors import InvalidValue, OwnershipLost, RatchetkeepError
 from ratchetkeep.stores import urls
 from ratchetkeep.stores._postgres_claims import Claims
 from ratchetkeep.stores.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from ratchetkeep.sealing.keys import SealKey
 
 __all__ = ["Fleet", "Unfinished"]
 
@@ -53,6 +57,8 @@ class Fleet:
     :param on_error: called with the name of a device, or "" for the database, and what went wrong:
         what ``serve`` or opening the device raised, :class:`~ratchetkeep.OwnershipLost`, or
         :class:`Unfinished`. Without it, it is logged, without texts that are not ours.
+    :param key: what opens a sealed database; ``witness`` and ``witness_delay``: what remembers how
+        far each device came. All three as for :func:`ratchetkeep.open_device`.
     """
 
     def __init__(
@@ -64,12 +70,16 @@ class Fleet:
         poll: float = 5.0,
         drain: float = 30.0,
         on_error: OnError | None = None,
+        key: str | bytes | SealKey | None = None,
+        witness: str | os.PathLike[str] | None = None,
+        witness_delay: float | None = None,
     ) -> None:
         _check(capacity=capacity, poll=poll, drain=drain)
         self._url, self._serve = url, serve
         self._capacity, self._poll_seconds, self._drain = capacity, poll, drain
         self._on_error = on_error or _logged
-        self._store = _store_of(url)
+        self._store = _store_of(url, key)
+        self._watched = {"witness": witness, "witness_delay": witness_delay}
         self._claims: Claims | None = None
         self._balance = Balance(capacity)
         self._pauses = Pauses(poll)
@@ -196,7 +206,9 @@ class Fleet:
 
     def _begin(self, name: str) -> None:
         self._store.adopt(name)
-        opening = partial(open_in, self._store, name, create=False, read_only=False)
+        opening = partial(
+            open_in, self._store, name, create=False, read_only=False, **self._watched
+        )
         service = Service(name, _Opening(opening, 0.0), self._serve, self._slots, self._drain)
         self._services[name] = service
         keeper = asyncio.create_task(self._keep(service))
@@ -282,8 +294,8 @@ def _check(*, capacity: int, poll: float, drain: float) -> None:
         raise InvalidValue("Fleet (drain)", "must be 0 to 86400 seconds")
 
 
-def _store_of(url: str) -> PostgresStore:
-    store = urls.open_target(urls.parse(url))
+def _store_of(url: str, key: str | bytes | SealKey | None) -> PostgresStore:
+    store = urls.open_target(urls.parse(url), key)
     if not isinstance(store, PostgresStore):
         what = "has no leases that workers could share devices by"
         raise InvalidValue(store.url, what, "A fleet needs postgresql://HOST/DATABASE")

@@ -123,7 +123,7 @@ class Probe:
 
         def counted_settle(
             connection: Connection, owner: UUID, ids: Sequence[UUID]
-        ) -> dict[UUID, tuple[int, int]]:
+        ) -> dict[UUID, leases.Settled]:
             self.seen[SETTLED] += len(ids)
             return settle(connection, owner, ids)
 

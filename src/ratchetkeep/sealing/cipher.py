@@ -48,8 +48,8 @@ TAG = 16
 
 _MODULUS = 2**256
 _STATE = struct.Struct(">32sQQ")
-# Ids that are looked up again and again are not sealed again each time.
-_REMEMBERED = 4096
+# Ids that are looked up again and again are not sealed again each time; a device.
+_REMEMBERED = 256
 
 
 class State(NamedTuple):

@@ -14,6 +14,7 @@ from . import _postgres_rows as rows
 from ._postgres_driver import driver, mapped
 from ._postgres_leases import Held
 from ._postgres_link import SCHEMA, is_lost, is_rolled_back
+from ._postgres_sealing import Spelled, spell
 
 if TYPE_CHECKING:
     from ._postgres_hub import Hub
@@ -26,6 +27,7 @@ WENT_BACK = (
     "has lost commits in the database that were confirmed: a standby that took over lacked them, "
     "or a backup was put back"
 )
+CHANGED = "was changed in the database by something else than its owner's commits"
 
 # The commits of a group, of each device all together.
 Work: TypeAlias = dict[UUID, tuple[Held, dict[Key, bytes | None]]]
@@ -47,6 +49,9 @@ class Applying:
         # Whether a device has another epoch than we know.
         self._is_fenced_off = False
         self._was_sent = False
+        # What those of sealed devices are to store, the same in each try: the one that is found to
+        # be stored is then this one.
+        self._spelled: dict[UUID, Spelled] = {}
 
     def run(self) -> None:
         """Carry them out, again and again while the connection is lost and the lease runs."""
@@ -99,19 +104,31 @@ class Applying:
             )
 
     def _write(self) -> None:
-        writes = [
-            rows.Write(id, held.epoch, held.commits, each)
-            for id, (held, each) in self._work.items()
-        ]
-        with self._hub.link.connection() as connection:
+        hub = self._hub
+        with hub.link.connection() as connection:
+            new = [each for id, each in self._work.items() if id not in self._spelled]
+            self._spelled |= spell(connection, hub.tags, new)
+            writes = [self._as_write(held, each) for held, each in self._work.values()]
             self._was_sent = True
             landed = rows.write(connection, writes)
         for id in landed:
-            held, _ = self._work.pop(id)
-            held.commits += 1
+            self._note_landed(self._work.pop(id)[0])
         # Most likely another owner's by now; but to settle may come late as well, after the answer
         # to one that was sent later, and raise the epoch of what is ours.
         self._is_fenced_off = bool(self._work)
+
+    def _as_write(self, held: Held, changes: dict[Key, bytes | None]) -> rows.Write:
+        spelled = self._spelled.get(held.id)
+        if spelled is None:
+            return rows.Write(held.id, held.epoch, held.commits, changes)
+        return rows.Write(held.id, held.epoch, held.commits, spelled.changes, spelled.sealed)
+
+    def _note_landed(self, held: Held) -> None:
+        spelled = self._spelled.get(held.id)
+        if spelled is None:
+            held.commits += 1
+        else:
+            self._hub.tags.landed(held, spelled)
 
     def _settle(self) -> None:
         """Find out which are stored, and which devices are ours; no earlier try can store anything
@@ -127,11 +144,10 @@ class Applying:
         for id, (held, _) in list(self._work.items()):
             before = held.commits
             if id in ours:
-                held.epoch, held.commits = ours[id]
-                if held.commits != before:
+                held.epoch, commits, state = ours[id]
+                if commits != before:
                     del self._work[id]
-                if held.commits < before:
-                    self._refused[held.name] = self._hub.lose(held, WENT_BACK)
+                    self._note_settled(held, commits, state)
                 continue
             del self._work[id]
             error = self._hub.lose(held, TAKEN)
@@ -140,3 +156,15 @@ class Applying:
                 self._refused[held.name] = error
             elif end != before + 1:
                 self._refused[held.name] = self._unknown(TAKEN)
+
+    def _note_settled(self, held: Held, commits: int, state: bytes | None) -> None:
+        """A device has another number of commits than we know of."""
+        spelled = self._spelled.get(held.id)
+        if commits < held.commits:
+            self._refused[held.name] = self._hub.lose(held, WENT_BACK)
+        elif spelled is not None and (commits, state) != (spelled.state.commits, spelled.sealed):
+            self._refused[held.name] = self._hub.lose(held, CHANGED)
+        elif spelled is not None:
+            self._hub.tags.landed(held, spelled)
+        else:
+            held.commits = commits

@@ -16,18 +16,15 @@ from uuid import UUID, uuid4
 
 from ratchetkeep.errors import InvalidValue, RatchetkeepError
 
-from . import _postgres_rows as rows
 from ._postgres_driver import Connection, driver, mapped, who
-from ._postgres_leases import ALIVE, REMEMBERED, Held
-from ._postgres_link import SCHEMA
+from ._postgres_keys import COLUMNS, Entry, Keys
+from ._postgres_leases import ALIVE, REMEMBERED, Held, held_of
+from ._postgres_link import BRIEF, SCHEMA
 
 if TYPE_CHECKING:
     from ._postgres_hub import Hub
 
 __all__ = ["Claims", "Survey", "Worker", "claim", "give_back", "survey"]
-
-# How many seconds a connection is waited for to tell what is told by a later renewal as well.
-_BRIEF = 1.0
 
 # The order is that of one index, owner before id, and no other one has it: statistics that are old
 # (all devices were free when they were made) would make the planner read the whole table. That is
@@ -61,10 +58,10 @@ _CLAIM = (
     "FOR UPDATE OF d SKIP LOCKED), "
     "taken AS (UPDATE ratchetkeep.devices AS d SET epoch = d.epoch + 1, owner = %(owner)s "
     "FROM chosen AS c WHERE d.id = c.id AND d.epoch = c.epoch "
-    "RETURNING d.id, d.name, d.epoch, d.commits), "
+    f"RETURNING d.epoch, {COLUMNS}), "
     "noted AS (INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
     "SELECT id, epoch, %(owner)s, %(name)s, now(), commits FROM taken) "
-    "SELECT name, id, epoch, commits FROM taken"
+    "SELECT * FROM taken"
 )
 _COUNT = f"{_FREE} SELECT count(*) FROM page"
 _WORKERS = (
@@ -103,10 +100,13 @@ class Survey(NamedTuple):
     free: int
 
 
-def claim(connection: Connection, owner: UUID, limit: int, exclude: Collection[UUID]) -> list[Held]:
+def claim(
+    connection: Connection, keys: Keys, owner: UUID, limit: int, exclude: Collection[UUID]
+) -> list[Held]:
     """Take up to ``limit`` free devices, other than ``exclude``."""
     values = {**_values(owner, limit, exclude), "name": who()}
-    return [Held(*row) for row in _planned_anew(connection, _CLAIM, values)]
+    taken = _planned_anew(connection, _CLAIM, values)
+    return [held_of(connection, keys, row[0], Entry(*row[1:])) for row in taken]
 
 
 def survey(connection: Connection, owner: UUID, limit: int, exclude: Collection[UUID]) -> Survey:
@@ -180,7 +180,7 @@ class Claims:
         if self._renewals:
             self._renewals -= 1
             self._renew()
-        ids = [rows.id_of(name) for name in exclude]
+        ids = hub.ids_of(exclude)
         with self._told(), hub.link.connection() as connection:
             return survey(connection, hub.owner, limit, ids)
 
@@ -208,7 +208,7 @@ class Claims:
             self._guard,
             suppress(RatchetkeepError),
             self._told(),
-            hub.link.connection(_BRIEF) as connection,
+            hub.link.connection(BRIEF) as connection,
         ):
             hub.keep(connection)
 

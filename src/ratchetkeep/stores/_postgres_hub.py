@@ -16,12 +16,18 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 from uuid import UUID, uuid4
 
 from ratchetkeep import _metrics
-from ratchetkeep.errors import CommitFailed, OwnershipLost, RatchetkeepError, StoreInUse
+from ratchetkeep.errors import (
+    CommitFailed,
+    NoDevice,
+    OwnershipLost,
+    RatchetkeepError,
+    StoreInUse,
+)
 
 from . import _postgres_claims as claims
 from . import _postgres_leases as leases
@@ -30,8 +36,10 @@ from . import _postgres_schema as schema
 from ._postgres_applying import AGAIN, TAKEN, Applying, Work
 from ._postgres_driver import Connection, driver, mapped
 from ._postgres_keeper import Keeper
+from ._postgres_keys import Given, Keys, refuse_key
 from ._postgres_leases import Held
-from ._postgres_link import SCHEMA, Link, is_lost, is_rolled_back, open_one
+from ._postgres_link import BRIEF, SCHEMA, Link, is_lost, is_rolled_back, open_one
+from ._postgres_sealing import Tags
 from .base import Prepared, Refused
 
 __all__ = ["KIND", "Hub"]
@@ -44,8 +52,6 @@ KIND = "postgresql"
 LANES = 2
 # Of so many renewals one looks at which devices are ours, even if their number is right.
 LOOKS = 4
-# How many seconds closing waits for a database that does not answer.
-BRIEF = 1.0
 
 
 class Hub:
@@ -69,6 +75,8 @@ class Hub:
         self._renewals = 0
         # Of what the process offers to take, if it is one of a fleet; see the fleet's claims.
         self.capacity: int | None = None
+        self.keys = Keys(url)
+        self.tags = Tags()
         self._conninfo = conninfo
         self._is_prepared = False
         self._pid = os.getpid()
@@ -135,22 +143,34 @@ class Hub:
 
     _parents: list[Hub] = []
 
-    def prepare(self, *, make: bool, upgrade: bool) -> bool:
+    def prepare(self, *, make: bool, upgrade: bool, key: Given = None) -> bool:
         """See that the tables are there, and are of our version; False if there are none.
 
+        :param key: what the store brings that asks for it.
         :raises StoreUnreadable: if the server cannot be reached, or refuses us.
         """
         if not self._is_prepared:
             connection = open_one(self._conninfo, self.url)
             try:
                 with mapped(self.url, schema=SCHEMA):
+                    if key is not None and 0 < schema.version_of(connection) < schema.SEALS:
+                        refuse_key(connection, self.url)
                     self._is_prepared = schema.prepare(
                         connection, self.url, make=make, upgrade=upgrade
                     )
+                    if self._is_prepared:
+                        self.keys.look(connection)
             finally:
                 connection.close()
             self.link.open()
         return self._is_prepared
+
+    def admit(self, key: Given, *, make: bool) -> bool:
+        """Let a store in that brings this key; see :meth:`Keys.admit`."""
+        if self.keys.ring is None and key is None:
+            return self.keys.admit(None, key, make=make)
+        with mapped(self.url, schema=SCHEMA):
+            return self.retried(lambda connection: self.keys.admit(connection, key, make=make))
 
     @property
     def is_forked(self) -> bool:
@@ -190,24 +210,34 @@ class Hub:
         :raises NoDevice: if there is none, unless ``create``.
         :raises StoreInUse: if it has a living owner, unless ``steal``; or if it is open here.
         """
-        id = rows.id_of(name)
+        ids = self.keys.ids_of(name)
         with self._lock:
-            if id in self.held or id in self._taking:
+            if any(id in self.held or id in self._taking for id in ids):
                 raise StoreInUse(self.url, f"device {name!r} is open already in this process")
-            self._taking.add(id)
+            self._taking.update(ids)
         try:
-            return self.enter(self._taken(name, create=create, steal=steal))
+            held = self._taken(name, create=create, steal=steal)
+            if held.damage is not None:
+                self._tell_free(held)
+                raise held.damage
+            return self.enter(held)
         finally:
-            self._taking.discard(id)
+            self._taking.difference_update(ids)
 
     def _taken(self, name: str, *, create: bool, steal: bool) -> Held:
         with mapped(self.url, schema=SCHEMA):
             self._keeper.ensure()
-            return self.retried(
-                lambda connection: leases.take(
-                    connection, self.url, self.owner, name, create=create, steal=steal
+            while True:
+                held = self.retried(
+                    lambda connection: leases.take(
+                        connection, self.keys, self.owner, name, create=create, steal=steal
+                    )
                 )
-            )
+                if held is not None:
+                    return held
+                # Not under this name, as it is sealed with the keys that we know.
+                if not self.retried(self.keys.renew) and not create:
+                    raise NoDevice(self.url, f"holds no device {name!r}")
 
     def enter(self, held: Held) -> Held:
         """Note a device that the database says is ours."""
@@ -224,12 +254,12 @@ class Hub:
 
     def claim(self, limit: int, exclude: Collection[str] = ()) -> list[str]:
         """Have up to ``limit`` free devices from now on, other than ``exclude``; their names."""
-        ids = [*map(rows.id_of, exclude), *self._taking]
+        ids = [*self.ids_of(exclude), *self._taking]
         with mapped(self.url, schema=SCHEMA):
             self._keeper.ensure()
             # One try: what the answer was lost of is given back with a renewal.
             with self.link.connection() as connection:
-                taken = claims.claim(connection, self.owner, limit, ids)
+                taken = claims.claim(connection, self.keys, self.owner, limit, ids)
         return [held.name for held in taken if self._enter_claimed(held)]
 
     def _enter_claimed(self, held: Held) -> bool:
@@ -247,7 +277,7 @@ class Hub:
     def give_back_all(self, names: Collection[str]) -> None:
         """As :meth:`give_back`, many devices at once."""
         with self._lock:
-            found = [self.held.pop(rows.id_of(name), None) for name in names]
+            found = [self.held.pop(id, None) for id in self.ids_of(names)]
             epochs = {held.id: held.epoch for held in found if held is not None}
             self._taking.update(epochs)
         try:
@@ -260,22 +290,27 @@ class Hub:
 
     def give_back(self, name: str) -> None:
         """Let others have a device. If the database cannot be told now, it is with a renewal."""
-        id = rows.id_of(name)
         with self._lock:
-            held = self.held.pop(id, None)
-            if held is None or self.is_forked:
+            held = self.held_as(name)
+            if held is None:
                 return
-            self._taking.add(id)  # or it might be taken again before it is given back
+            del self.held[held.id]
+            if self.is_forked:
+                return
+            self._taking.add(held.id)  # or it might be taken again before it is given back
         try:
-            with suppress(driver.Error), self.link.connection(BRIEF) as connection:
-                leases.give_back(connection, id, self.owner, held.epoch)
+            self._tell_free(held)
         finally:
-            self._taking.discard(id)
+            self._taking.discard(held.id)
+
+    def _tell_free(self, held: Held) -> None:
+        with suppress(driver.Error), self.link.connection(BRIEF) as connection:
+            leases.give_back(connection, held.id, self.owner, held.epoch)
 
     def watch(self, name: str, lost: Callable[[OwnershipLost], None]) -> None:
         """Have ``lost`` called when the device is found lost; at once if it is."""
         with self._lock:
-            held = self.held.get(rows.id_of(name))
+            held = self.held_as(name)
             if held is not None:
                 held.lost = lost
                 return
@@ -284,14 +319,28 @@ class Hub:
     def forget_device(self, name: str) -> None:
         """A device was removed."""
         with self._lock:
-            self.held.pop(rows.id_of(name), None)
+            held = self.held_as(name)
+            if held is not None:
+                del self.held[held.id]
+
+    def ids_of(self, names: Collection[str]) -> list[UUID]:
+        """What the ids of devices may be."""
+        return [id for name in names for id in self.keys.ids_of(name)]
+
+    def held_as(self, name: str) -> Held | None:
+        """The device of that name, if this process has it."""
+        for id in self.keys.ids_of(name):
+            held = self.held.get(id)
+            if held is not None:
+                return held
+        return None
 
     def the(self, name: str) -> Held:
         """A device that this process has.
 
         :raises OwnershipLost: if it has it no more.
         """
-        held = self.held.get(rows.id_of(name))
+        held = self.held_as(name)
         if held is None or self.is_forked:
             raise self.lost(name, TAKEN)
         return held
@@ -316,6 +365,7 @@ class Hub:
         return error
 
     def lost(self, name: str, why: str) -> OwnershipLost:
+        """What whoever uses a device is told that this process has no more."""
         if self.is_forked:
             return OwnershipLost(self.url, "was opened by another process, which forked this one")
         return OwnershipLost(f"{self.url} (device {name!r})", why)
@@ -351,8 +401,8 @@ class Hub:
         found = self.retried(lambda link: leases.settle(link, self.owner, [held.id]))
         if held.id not in found:
             return False
-        held.epoch, held.commits = found[held.id]
-        return True
+        held.epoch = found[held.id].epoch
+        return found[held.id].commits == held.commits or bool(held.failed)
 
     # -- reading
 
@@ -375,7 +425,7 @@ class Hub:
         return self._lanes[rows.id_of(name).int % LANES]
 
     def writable(self, name: str, refused: dict[str, RatchetkeepError]) -> Held | None:
-        held = None if self.is_forked else self.held.get(rows.id_of(name))
+        held = None if self.is_forked else self.held_as(name)
         if held is None:
             refused[name] = self.lost(name, TAKEN)
         elif held.failed:
@@ -392,6 +442,12 @@ class Lane:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._applying = threading.Lock()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """No commit of these devices is under way, inside this block."""
+        with self._applying:
+            yield
 
     def apply(self, *batches: Prepared) -> Refused:
         """Make batches durable in one transaction; see :meth:`Store.apply`."""

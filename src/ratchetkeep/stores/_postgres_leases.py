@@ -5,21 +5,33 @@ All times are the database's: a worker's clock may be wrong, or have stood still
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
 from uuid import UUID
 
-from ratchetkeep.errors import NoDevice, OwnershipLost, StoreInUse
+from ratchetkeep.errors import (
+    OwnershipLost,
+    RatchetkeepError,
+    StoreDamaged,
+    StoreInUse,
+    UnsupportedVersion,
+)
+from ratchetkeep.sealing.cipher import PLAIN, Cipher, State
 
-from . import _postgres_rows as rows
 from ._postgres_driver import Connection, who
+from ._postgres_keys import COLUMNS, RING_IS, Entry, Keys
 
 __all__ = [
     "Held",
+    "Settled",
     "commits_of_epoch",
     "forget_owner",
     "give_back",
+    "held_of",
     "holder",
+    "look",
     "owned",
     "renew",
     "settle",
@@ -37,24 +49,28 @@ ALIVE = "o.until > now()"
 # so nobody who had the old one can write to the new one.
 FIRST_EPOCH = "(extract(epoch FROM now()) * 1000000)::bigint"
 _LOOK = (
-    f"SELECT d.epoch, d.owner, d.commits, coalesce({ALIVE}, false), o.name "
+    f"SELECT d.id, d.epoch, d.owner, d.commits, coalesce({ALIVE}, false), o.name "
     "FROM ratchetkeep.devices AS d LEFT JOIN ratchetkeep.owners AS o ON o.id = d.owner "
-    "WHERE d.id = %s"
+    "WHERE d.id = ANY(%s)"
 )
+# Not if the ring is another one by now: the device is sealed with a key of it, or is not.
 _MAKE = (
-    "WITH made AS (INSERT INTO ratchetkeep.devices (id, name, created, epoch, owner, commits) "
-    f"VALUES (%s, %s, now(), {FIRST_EPOCH}, %s, 0) "
-    "ON CONFLICT (id) DO NOTHING RETURNING id, epoch) "
+    "WITH made AS (INSERT INTO ratchetkeep.devices "
+    "(id, name, created, epoch, owner, commits, lineage, generation, state) "
+    f"SELECT %(id)b::uuid, %(name)t::text, now(), {FIRST_EPOCH}, %(owner)b::uuid, 0, "
+    "%(lineage)b::uuid, %(generation)b::integer, %(state)b::bytea "
+    f"WHERE {RING_IS} %(ring)b::bytea ON CONFLICT (id) DO NOTHING RETURNING id, epoch) "
     "INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %s, %s, now(), 0 FROM made RETURNING epoch"
+    "SELECT id, epoch, %(owner)b, %(who)t, now(), 0 FROM made RETURNING epoch"
 )
 # Only if nobody was faster: then the epoch is another one.
 _TAKE = (
-    "WITH taken AS (UPDATE ratchetkeep.devices SET epoch = epoch + 1, owner = %s "
-    "WHERE id = %s AND epoch = %s AND owner IS NOT DISTINCT FROM %s "
-    "RETURNING id, epoch, commits) "
-    "INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
-    "SELECT id, epoch, %s, %s, now(), commits FROM taken RETURNING epoch, commits"
+    "WITH taken AS (UPDATE ratchetkeep.devices AS d SET epoch = epoch + 1, owner = %(owner)b "
+    "WHERE d.id = %(id)b AND d.epoch = %(epoch)b AND d.owner IS NOT DISTINCT FROM %(before)b::uuid "
+    f"RETURNING d.epoch, {COLUMNS}), "
+    "noted AS (INSERT INTO ratchetkeep.takeovers (device, epoch, owner, name, at, commits) "
+    "SELECT id, epoch, %(owner)b, %(who)t, now(), commits FROM taken) "
+    "SELECT * FROM taken"
 )
 _RENEW = (
     "WITH kept AS (INSERT INTO ratchetkeep.owners (id, name, held, capacity, until) "
@@ -67,7 +83,7 @@ _RENEW = (
 _OWNED = "SELECT id, epoch FROM ratchetkeep.devices WHERE owner = %s"
 _SETTLE = (
     "UPDATE ratchetkeep.devices SET epoch = epoch + 1 WHERE id = ANY(%s) AND owner = %s "
-    "RETURNING id, epoch, commits"
+    "RETURNING id, epoch, commits, state"
 )
 _END = (
     "SELECT commits FROM ratchetkeep.takeovers WHERE device = %(id)s AND epoch > %(epoch)s "
@@ -100,45 +116,107 @@ class Held:
 
     :ivar epoch: the one that its commits name.
     :ivar commits: how many it has.
+    :ivar history: the id of its history.
+    :ivar cipher: how its rows are spelled.
+    :ivar state: what it holds after those commits, if it is sealed.
+    :ivar damage: why it cannot be used, if so; told to whoever opens it.
     :ivar lost: called when it is found lost.
     :ivar failed: why it takes no more commits, if so.
     :ivar ended: why the process has it no more, if so.
+    :ivar number: no other one of this process has or had it.
     """
 
     name: str
     id: UUID
     epoch: int
     commits: int
+    history: str = ""
+    cipher: Cipher = PLAIN
+    state: State = field(default_factory=State)
+    damage: RatchetkeepError | None = None
     lost: Callable[[OwnershipLost], None] | None = None
     failed: str = ""
     ended: str = ""
+    number: int = field(default_factory=count().__next__)
+
+
+class Found(NamedTuple):
+    """Which device of a name there is, and who has it.
+
+    :ivar holder: the owner in words.
+    """
+
+    id: UUID
+    epoch: int
+    owner: UUID | None
+    commits: int
+    is_alive: bool
+    holder: str | None
+
+
+class Settled(NamedTuple):
+    """A device as it is once nothing of it is under way."""
+
+    epoch: int
+    commits: int
+    state: bytes | None
+
+
+def held_of(connection: Connection, keys: Keys, epoch: int, entry: Entry) -> Held:
+    """A device that the database says is ours since that epoch. What is the matter with its row, if
+    something is, is noted in it."""
+    if not keys.is_known(entry):
+        keys.renew(connection)
+    try:
+        known = keys.known(entry)
+    except (StoreDamaged, UnsupportedVersion) as error:
+        try:
+            name = keys.name_of(entry.generation, entry.name)
+        except StoreDamaged:
+            name = keys.nameless(entry)
+        return Held(name, entry.id, epoch, entry.commits, damage=error)
+    return Held(known.name, entry.id, epoch, entry.commits, *known[1:])
+
+
+def look(connection: Connection, ids: Collection[UUID]) -> Found | None:
+    """Which device has one of these ids."""
+    row = connection.execute(_LOOK, (list(ids),), binary=True).fetchone()
+    return None if row is None else Found(*row)
 
 
 def take(
-    connection: Connection, url: str, owner: UUID, name: str, *, create: bool, steal: bool
-) -> Held:
-    """Have a device from now on. May be done again, if the answer was lost.
+    connection: Connection, keys: Keys, owner: UUID, name: str, *, create: bool, steal: bool
+) -> Held | None:
+    """Have a device from now on; None if there is none, or none could be made with these keys. May
+    be done again, if the answer was lost.
 
-    :raises NoDevice: if there is none, unless ``create``.
     :raises StoreInUse: if it has a living owner, unless ``steal``.
     """
-    id = rows.id_of(name)
     while True:
-        row = connection.execute(_LOOK, (id,), binary=True).fetchone()
-        if not create and (row is None or row[2] == 0):
-            raise NoDevice(url, f"holds no device {name!r}")
-        if row is None:
-            made = connection.execute(_MAKE, (id, name, owner, owner, who())).fetchone()
-            if made:
-                return Held(name, id, made[0], 0)
-            continue  # another process made it meanwhile
-        epoch, before, _, is_alive, holder = row
-        if is_alive and before != owner and not steal:
-            raise StoreInUse(url, f"device {name!r} is in use by {holder}", holder=holder)
-        values = (owner, id, epoch, before, owner, who())
+        found = look(connection, keys.ids_of(name))
+        if found is None or (found.commits == 0 and not create):
+            return _made(connection, keys, owner, name) if create else None
+        if found.is_alive and found.owner != owner and not steal:
+            what = f"device {name!r} is in use by {found.holder}"
+            raise StoreInUse(keys.url, what, holder=found.holder or "")
+        values = {
+            "owner": owner,
+            "id": found.id,
+            "epoch": found.epoch,
+            "before": found.owner,
+            "who": who(),
+        }
         taken = connection.execute(_TAKE, values, binary=True).fetchone()
         if taken:
-            return Held(name, id, *taken)
+            return held_of(connection, keys, taken[0], Entry(*taken[1:]))
+
+
+def _made(connection: Connection, keys: Keys, owner: UUID, name: str) -> Held | None:
+    """A device that was not there; None if it is, or the keys are others by now."""
+    ring, new = keys.ring, keys.new(name)
+    values = {**new.entry._asdict(), "owner": owner, "who": who(), "ring": ring}
+    row = connection.execute(_MAKE, values).fetchone()
+    return None if row is None else Held(name, new.entry.id, row[0], 0, *new.known[1:])
 
 
 def renew(
@@ -156,11 +234,11 @@ def owned(connection: Connection, owner: UUID) -> dict[UUID, int]:
     return {id: int(epoch) for id, epoch in found}
 
 
-def settle(connection: Connection, owner: UUID, ids: Sequence[UUID]) -> dict[UUID, tuple[int, int]]:
+def settle(connection: Connection, owner: UUID, ids: Sequence[UUID]) -> dict[UUID, Settled]:
     """Raise the epochs of devices: what was sent before changes nothing from now on, and what is
-    still under way is waited for. Gives epoch and commits of those that are the owner's."""
+    still under way is waited for. Gives those that are the owner's."""
     rows = connection.execute(_SETTLE, (list(ids), owner), binary=True)
-    return {id: (epoch, commits) for id, epoch, commits in rows}
+    return {id: Settled(*values) for id, *values in rows}
 
 
 def commits_of_epoch(connection: Connection, id: UUID, epoch: int) -> int | None:
@@ -183,7 +261,7 @@ def forget_owner(connection: Connection, owner: UUID) -> None:
     connection.execute(_FORGET, (owner,))
 
 
-def holder(connection: Connection, name: str) -> str:
+def holder(connection: Connection, keys: Keys, name: str) -> str:
     """Who has a device, in words; "" if nobody has."""
-    row = connection.execute(_LOOK, (rows.id_of(name),), binary=True).fetchone()
-    return str(row[4]) if row is not None and row[3] else ""
+    found = keys.anew(connection, lambda: look(connection, keys.ids_of(name)))
+    return str(found.holder) if found is not None and found.is_alive else ""

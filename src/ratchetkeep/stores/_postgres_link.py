@@ -17,7 +17,7 @@ from ._postgres_driver import INSTALL, Connection, connect, driver, mapped, opti
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
-__all__ = ["SCHEMA", "Link", "is_lost", "is_rolled_back", "open_one"]
+__all__ = ["BRIEF", "SCHEMA", "Link", "is_lost", "is_rolled_back", "open_one"]
 
 SCHEMA = "ratchetkeep's"
 # A dead server or network is found out in seconds, not when the system would give up by itself.
@@ -46,6 +46,9 @@ _SET_DURABLE = (
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit', true) = 'off'"
 )
+
+# Seconds that one is waited for to tell what is told by a later renewal as well.
+BRIEF = 1.0
 
 # Seconds that a connection is waited for at a time. The pool gives up connecting after a second,
 # and begins again when it is asked again.

@@ -1,7 +1,7 @@
 """The statements that read and write records in PostgreSQL, each one round trip.
 
 A read names the owner that the device must have: whoever lost it would otherwise take what is not
-there any more for what never was.
+there any more for what never was. Keys and bytes are here those of the rows, which may be sealed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,22 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ratchetkeep.model import Key
+from ratchetkeep.sealing.cipher import TAG
 
 from ._postgres_driver import Connection
 
-__all__ = ["Write", "count", "id_of", "put", "read", "read_after", "scan", "write"]
+__all__ = [
+    "Write",
+    "all_tags",
+    "count",
+    "id_of",
+    "put",
+    "read",
+    "read_after",
+    "scan",
+    "tags",
+    "write",
+]
 
 # Rows of a device that are read at once.
 PORTION = 512
@@ -45,21 +57,43 @@ _COUNT = (
     f"FROM ratchetkeep.devices AS d WHERE {_OF}"
 )
 
+# The last bytes of rows, which no other row ends with. Whose the device is need not be asked: a
+# commit follows that finds out.
+_TAGS = (
+    "SELECT r.device, r.family, r.id, "
+    f"substring(r.data FROM greatest(octet_length(r.data) - {TAG - 1}, 1)) "
+    "FROM unnest(%b::uuid[], %t::text[], %t::text[]) AS w (device, family, id) "
+    "JOIN ratchetkeep.records AS r "
+    "ON r.device = w.device AND r.family = w.family AND r.id = w.id"
+)
+# All of one device, in one moment with its own row.
+_ALL_TAGS = (
+    "SELECT d.commits, d.state, r.family, r.id, "
+    f"substring(r.data FROM greatest(octet_length(r.data) - {TAG - 1}, 1)) "
+    "FROM ratchetkeep.devices AS d LEFT JOIN ratchetkeep.records AS r ON r.device = d.id "
+    f"WHERE {_OF}"
+)
+
 # The epoch is checked and the rows are written in one statement, which is one transaction: the
 # device's row is locked until it ends, so nobody takes the device in between.
 _FENCE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
-    "SET commits = d.commits + 1, committed = now() "
-    "FROM unnest(%b::uuid[], %b::bigint[], %b::bigint[]) AS w (id, epoch, commits) "
+    "SET commits = d.commits + 1, committed = now(){state} "
+    "FROM unnest(%b::uuid[], %b::bigint[], %b::bigint[]{array}) AS w (id, epoch, commits{column}) "
     "WHERE d.id = w.id AND d.epoch = w.epoch AND d.commits = w.commits RETURNING d.id)"
+)
+_FENCES = (
+    _FENCE.format(state="", array="", column=""),
+    _FENCE.format(state=", state = w.state", array=", %b::bytea[]", column=", state"),
 )
 # The same of one device, as most commits are. For a join the server may read the table of devices
 # from end to end, as long as that seems cheaper than some look-ups in the index.
 _FENCE_ONE = (
     "WITH mine AS (UPDATE ratchetkeep.devices AS d "
-    "SET commits = d.commits + 1, committed = now() "
+    "SET commits = d.commits + 1, committed = now(){state} "
     "WHERE d.id = %b AND d.epoch = %b AND d.commits = %b RETURNING d.id)"
 )
+_FENCES_ONE = (_FENCE_ONE.format(state=""), _FENCE_ONE.format(state=", state = %b"))
 _PUT = (
     ", put AS (INSERT INTO ratchetkeep.records (device, family, id, data) "
     "SELECT p.* FROM unnest(%b::uuid[], %t::text[], %t::text[], %b::bytea[]) "
@@ -89,18 +123,20 @@ class Write(NamedTuple):
 
     :ivar commits: how many the device has before this one.
     :ivar changes: new bytes by key; None deletes.
+    :ivar state: what the device holds then, sealed; None of a plain one.
     """
 
     id: UUID
     epoch: int
     commits: int
     changes: Mapping[Key, bytes | None]
+    state: bytes | None = None
 
 
 @lru_cache(maxsize=65_536)
 def id_of(name: str) -> UUID:
-    """The id of a device, which is made of its name: BLAKE2b of 16 bytes. So rows of all devices
-    are spread evenly, and nobody has to ask for the id first."""
+    """The id of a device, which is made of its name as it stands in its row: BLAKE2b of 16 bytes.
+    So rows of all devices are spread evenly, and nobody has to ask for the id first."""
     digest = hashlib.blake2b(name.encode(), digest_size=16, person=b"ratchetkeep dev").digest()
     return UUID(bytes=digest)
 
@@ -145,6 +181,24 @@ def count(connection: Connection, id: UUID, owner: UUID | None) -> int | None:
     return None if row is None else int(row[0])
 
 
+def tags(
+    connection: Connection, wanted: Sequence[tuple[UUID, Key]]
+) -> dict[tuple[UUID, Key], bytes]:
+    """The last bytes of the rows that are there."""
+    values = [[id for id, _ in wanted], *_columns(key for _, key in wanted)]
+    found = connection.execute(_TAGS, values, prepare=True, binary=True)
+    return {(device, Key(family, id)): tag for device, family, id, tag in found}
+
+
+def all_tags(
+    connection: Connection, id: UUID, owner: UUID | None
+) -> Iterator[tuple[int, bytes | None, str | None, str, bytes]]:
+    """Of each row of a device: the device's commits and state, the row's family, id and last
+    bytes. Nothing if the device is not that owner's; one without a family if it has no rows."""
+    with connection.cursor(binary=True) as cursor:
+        yield from cursor.stream(_ALL_TAGS.encode(), {"id": id, "owner": owner})
+
+
 def write(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
     """Carry out the writes of several devices in one transaction, durable on return: of each
     device all, or nothing if its epoch is another one. Gives those that were carried out."""
@@ -152,10 +206,15 @@ def write(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
     writes = sorted(writes, key=lambda write: write.id.int)
     puts = [(w.id, k, data) for w in writes for k, data in w.changes.items() if data is not None]
     drops = [(w.id, key) for w in writes for key, data in w.changes.items() if data is None]
-    values: list[object] = [list(each) for each in zip(*(w[:3] for w in writes), strict=True)]
-    statement = _FENCE
+    is_sealed = any(w.state is not None for w in writes)
     if len(writes) == 1:
-        statement, values = _FENCE_ONE, list(writes[0][:3])
+        (only,) = writes
+        values: list[object] = [*([only.state] if is_sealed else []), *only[:3]]
+        statement = _FENCES_ONE[is_sealed]
+    else:
+        columns = [[*w[:3], w.state] if is_sealed else w[:3] for w in writes]
+        values = [list(each) for each in zip(*columns, strict=True)]
+        statement = _FENCES[is_sealed]
     if len(writes) == len(puts) == 1:
         _, key, data = puts[0]
         statement += _PUT_ONE

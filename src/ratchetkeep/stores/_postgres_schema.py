@@ -7,8 +7,14 @@ They stand in a schema of their own, ``ratchetkeep``:
   the database's clock, and says so again in one statement, whatever their number.
 * ``devices``: one row a device. ``epoch`` goes up with each owner: a commit that names an earlier
   one is refused. ``commits`` goes up with each commit: it and the epoch are the commit's id.
+  ``lineage`` is another one whenever a device is put in place. ``generation`` is that of the data
+  key which it is sealed with, 0 if it is not; ``state`` is the sealed sum of its records.
 * ``takeovers``: which epoch began with which owner, and after how many commits.
-* ``records``: the records, in the native format.
+* ``records``: the records, in the native format, or sealed.
+* ``ring``: the wrapped data keys of a sealed database, one row; a plain one has none.
+
+Of a sealed device ``id`` is made of its sealed name, ``records.id`` and ``moved_to`` are sealed
+too; see :mod:`ratchetkeep.sealing.cipher`.
 """
 
 from __future__ import annotations
@@ -71,8 +77,25 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         ) WITH (fillfactor = 80)
         """,
     ),
+    2: (
+        # Each row gets a value of its own. The default stays, for whoever puts rows in by hand.
+        """
+        ALTER TABLE ratchetkeep.devices
+            ADD COLUMN lineage uuid NOT NULL DEFAULT gen_random_uuid(),
+            ADD COLUMN generation integer NOT NULL DEFAULT 0,
+            ADD COLUMN state bytea
+        """,
+        """
+        CREATE TABLE ratchetkeep.ring (
+            id integer PRIMARY KEY CHECK (id = 1),
+            data bytea NOT NULL
+        )
+        """,
+    ),
 }
 VERSION = max(UPGRADES)
+# The first one that can be sealed.
+SEALS = 2
 
 _THERE = "SELECT to_regclass('ratchetkeep.upgrades') IS NOT NULL"
 _HAS_DEVICES = "SELECT to_regclass('ratchetkeep.devices') IS NOT NULL"

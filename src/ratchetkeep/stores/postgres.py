@@ -12,8 +12,9 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from ratchetkeep.errors import (
@@ -29,22 +30,34 @@ from ratchetkeep.errors import (
 )
 from ratchetkeep.formats import native
 from ratchetkeep.model import Key
+from ratchetkeep.sealing.cipher import PLAIN
+from ratchetkeep.sealing.opening import IfSealed
 
 from . import _postgres_devices as table
 from . import _postgres_leases as leases
 from . import _postgres_rows as rows
 from . import _postgres_schema as schema
+from . import _postgres_sealing as sealing
 from ._moved import Moved, moved_now
 from ._postgres_applying import TAKEN
 from ._postgres_driver import Connection, driver, mapped
 from ._postgres_hub import KIND, Hub, Lane
+from ._postgres_keys import Given, Keys
 from ._postgres_leases import Held
 from ._postgres_link import SCHEMA, open_one
+from ._postgres_reseal import PostgresResealing
 from ._postgres_stage import PostgresStage
-from .base import Finding, Joint, Listed, Prepared, Refused, Stage, Store
-
-if TYPE_CHECKING:
-    from ratchetkeep.sealing.keys import SealKey
+from .base import (
+    Finding,
+    History,
+    Joint,
+    Listed,
+    Prepared,
+    Refused,
+    Resealing,
+    Stage,
+    Store,
+)
 
 __all__ = ["PostgresStore"]
 
@@ -65,15 +78,17 @@ class PostgresStore(Store):
     format = native
     reads_snapshots = True
 
-    def __init__(self, conninfo: str, url: str, key: str | bytes | SealKey | None = None) -> None:
+    def __init__(self, conninfo: str, url: str, key: Given = None) -> None:
         self.url = url
-        self._key = key
+        self.key = key
         self.conninfo, self._lease, self._connections = settings(conninfo, url)
         self._hub: Hub | None = None
         # None if it was lost before it was adopted.
         self._owned: dict[str, Held | None] = {}
         self._adopted: set[str] = set()
-        self._readers: dict[str, Connection] = {}
+        self._readers: dict[str, Reader] = {}
+        # Whether its key was found to be that of the database.
+        self._is_admitted = False
         self._lock = threading.RLock()
 
     # -- the hub, and connections for reading
@@ -91,15 +106,20 @@ class PostgresStore(Store):
                 raise OwnershipLost(self.url, what)
             if self._hub is None:
                 self._hub = Hub.attach(self.conninfo, self.url, self._lease, self._connections)
-            return self._hub if self._hub.prepare(make=make, upgrade=upgrade) else None
+            if not self._hub.prepare(make=make, upgrade=upgrade, key=self.key):
+                return None
+            # Each store by itself: another one of this process may have had the right key.
+            if not self._is_admitted:
+                self._is_admitted = self._hub.admit(self.key, make=make)
+            return self._hub if self._is_admitted else None
 
-    def _asked(self, call: Callable[[Connection], T], nothing: T) -> T:
+    def _asked(self, call: Callable[[Connection, Keys], T], nothing: T) -> T:
         """Read what belongs to no device that is open; ``nothing`` without tables."""
         hub = self.hub()
         if hub is None:
             return nothing
         with mapped(self.url, schema=SCHEMA):
-            return hub.retried(call)
+            return hub.retried(lambda connection: call(connection, hub.keys))
 
     def _reading(self, device: str, call: Callable[[Connection, Held], T | None]) -> T:
         """Read of a device that is open."""
@@ -107,7 +127,7 @@ class PostgresStore(Store):
         if reader is None:
             return self._writable(device).reading(device, call)
         with self._lock, mapped(self.url, schema=SCHEMA):
-            found = call(reader, Held(device, rows.id_of(device), 0, 0))
+            found = call(reader.connection, reader.held)
         if found is None:
             raise NoDevice(self.url, f"holds no device {device!r}")
         return found
@@ -134,6 +154,9 @@ class PostgresStore(Store):
     def acquire(self, device: str, *, read_only: bool, create: bool) -> None:
         if device in self._adopted and not read_only:
             self._adopted.discard(device)
+            held = self._owned[device]
+            if held is not None and held.damage is not None:
+                raise held.damage
             return
         self._check_free(device)
         if read_only:
@@ -162,32 +185,35 @@ class PostgresStore(Store):
         """Have a device that the hub took as one of many: the next to acquire it has it."""
         self._check_free(device)
         hub = self.hub()
-        self._owned[device] = hub.held.get(rows.id_of(device)) if hub else None
+        self._owned[device] = hub.held_as(device) if hub else None
         self._adopted.add(device)
 
     def _no_device(self, device: str) -> NoDevice:
         return NoDevice(self.url, f"holds no device {device!r}", table.remedy(self.devices()))
 
-    def _snapshot(self, device: str) -> Connection:
-        """A connection that sees one moment of the database, from now on."""
-        connection = open_one(self.conninfo, self.url)
+    def _snapshot(self, device: str) -> Reader:
+        """A device as it is at this moment, from now on."""
+        connection, keys = open_one(self.conninfo, self.url), Keys(self.url)
         try:
             with mapped(self.url, schema=SCHEMA):
                 if not schema.prepare(connection, self.url):
                     raise NoDevice(self.url, "holds no devices of ours")
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                if not table.is_there(connection, device):
+                keys.look(connection)
+                keys.admit(connection, self.key, make=False)
+                held = table.find(connection, keys, device)
+                if held is None:
                     raise self._no_device(device)
         except BaseException:
             connection.close()
             raise
-        return connection
+        return Reader(connection, keys, held)
 
     def release(self, device: str) -> None:
         reader = self._readers.pop(device, None)
         if reader is not None and not self._is_forked:
             with suppress(driver.Error):
-                reader.close()
+                reader.connection.close()
         self._adopted.discard(device)
         held = self._owned.pop(device, None)
         # After a loss another store of this process may have it again: that one goes on.
@@ -214,7 +240,7 @@ class PostgresStore(Store):
         return self._reading(device, table.committed)
 
     def holder(self, device: str) -> str:
-        return self._asked(lambda connection: leases.holder(connection, device), "")
+        return self._asked(lambda link, keys: leases.holder(link, keys, device), "")
 
     # -- records
 
@@ -222,13 +248,30 @@ class PostgresStore(Store):
         wanted, owner = list(keys), self._owner(device)
         if not wanted:
             return {}
-        return self._reading(device, lambda link, held: rows.read(link, held.id, owner, wanted))
+
+        def asked(link: Connection, held: Held) -> tuple[Held, int, dict[Key, bytes]] | None:
+            commits, spelled = held.commits, sealing.spelled(held.cipher, wanted)
+            found = rows.read(link, held.id, owner, spelled)
+            return None if found is None else (held, commits, found)
+
+        held, commits, found = self._reading(device, asked)
+        if held.cipher is PLAIN:
+            return found
+        spelled = sealing.spelled(held.cipher, wanted)
+        if self._hub is not None and device in self._owned:
+            self._hub.tags.learn(held, commits, spelled, found)
+        return {
+            key: sealing.opened(held.cipher, key, found[row], self.where(device, key))
+            for row, key in spelled.items()
+            if row in found
+        }
 
     def scan(self, device: str, family: str | None = None) -> Iterator[Key]:
         owner = self._owner(device)
-        return iter(
-            self._reading(device, lambda link, held: rows.scan(link, held.id, owner, family))
+        held, found = self._reading(
+            device, lambda link, held: _with(held, rows.scan(link, held.id, owner, family))
         )
+        return (sealing.key_of(held.cipher, row, self._place(device)) for row in found)
 
     def count(self, device: str) -> int:
         owner = self._owner(device)
@@ -237,10 +280,12 @@ class PostgresStore(Store):
     def entries(self, device: str) -> Iterator[tuple[Key, bytes]]:
         owner, last = self._owner(device), Key("", "")
         while True:
-            found = self._reading(device, _page(owner, last))
+            held, found = self._reading(device, _page(owner, last))
             if not found:
                 return
-            yield from found
+            for row, data in found:
+                key = sealing.key_of(held.cipher, row, self._place(device))
+                yield key, sealing.opened(held.cipher, key, data, self.where(device, key))
             last = found[-1][0]
 
     def apply(self, *batches: Prepared) -> Refused | None:
@@ -263,7 +308,10 @@ class PostgresStore(Store):
 
     def check_vacant(self, device: str, *, overwrite: bool) -> None:
         # By its name, and not among all of them: a copy of thousands asks for each.
-        if not overwrite and self._asked(lambda link: table.is_there(link, device), False):
+        def is_there(link: Connection, keys: Keys) -> bool:
+            return table.is_there(link, keys, device)
+
+        if not overwrite and self._asked(is_there, False):
             raise DeviceExists(self.url, f"holds a device {device!r} already")
 
     def stage(self, device: str, *, overwrite: bool) -> AbstractContextManager[Stage]:
@@ -283,7 +331,9 @@ class PostgresStore(Store):
         """Change the device's own row; ``call`` gives False if it is another owner's."""
         hub = self._writable(device)
         held = hub.the(device)
-        with mapped(self.url, lambda what: CommitFailed(self.url, what), schema=SCHEMA):
+        wrong = partial(CommitFailed, self.url)
+        # Not beside a commit: to settle one moves on what the other has sent.
+        with hub.lane(device).still(), mapped(self.url, wrong, schema=SCHEMA):
             while not hub.retried(lambda connection: call(connection, held, hub.owner)):
                 if not hub.is_still_ours(held):
                     raise hub.lose(held, TAKEN)
@@ -292,15 +342,61 @@ class PostgresStore(Store):
         reader = self._readers.get(device)
         if reader is not None:
             with self._lock, mapped(self.url, schema=SCHEMA):
-                return table.moved(reader, device, self.url)
-        return self._asked(lambda connection: table.moved(connection, device, self.url), None)
+                return table.moved(reader.connection, reader.keys, device)
+        return self._asked(lambda link, keys: table.moved(link, keys, device), None)
 
     def findings(self, device: str) -> Iterator[Finding]:
         yield from self._reading(device, lambda link, held: table.findings(link, self.url))
+        owner, keys = self._owner(device), self._keys(device)
+        yield from self._reading(
+            device, lambda link, held: sealing.compared(link, keys, held, owner)
+        )
+
+    def history(self, device: str) -> History | None:
+        reader = self._readers.get(device)
+        held = reader.held if reader else self._writable(device).the(device)
+        return History(held.history, held.commits) if held.commits else None
+
+    def seals(self) -> bool:
+        hub = self.hub()
+        if hub is None:
+            return self.key is not None and not isinstance(self.key, IfSealed)
+        return hub.keys.vault.current > 0
+
+    @contextmanager
+    def resealing(self) -> Iterator[Resealing]:
+        hub = self.hub(upgrade=True)
+        if hub is None:
+            raise NoDevice(self.url, "holds no devices of ours")
+        if self._owned or self._readers:
+            raise StoreInUse(self.url, "has devices that are open in this process")
+        yield PostgresResealing(hub, self.conninfo)
+
+    def _keys(self, device: str) -> Keys:
+        reader = self._readers.get(device)
+        return reader.keys if reader else self._writable(device).keys
+
+    def _place(self, device: str) -> str:
+        return f"{self.url} (device {device!r})"
 
 
-def _page(owner: Any, last: Key) -> Callable[[Connection, Held], list[tuple[Key, bytes]] | None]:
-    return lambda connection, held: rows.read_after(connection, held.id, owner, last)
+class Reader(NamedTuple):
+    """A device that was opened read-only: a moment of it, with the keys of that moment."""
+
+    connection: Connection
+    keys: Keys
+    held: Held
+
+
+def _with(held: Held, found: T | None) -> tuple[Held, T] | None:
+    return None if found is None else (held, found)
+
+
+Page = tuple[Held, list[tuple[Key, bytes]]]
+
+
+def _page(owner: Any, last: Key) -> Callable[[Connection, Held], Page | None]:
+    return lambda link, held: _with(held, rows.read_after(link, held.id, owner, last))
 
 
 def settings(conninfo: str, url: str) -> tuple[str, float, int]:

@@ -252,6 +252,9 @@ class SqliteStore(Store):
             return None if looked is None else looked.moved(device)
 
     def seals(self) -> bool:
+        opened = [file.view for file in self._files.values()] or [*self._readers.values()]
+        if opened:
+            return opened[0].vault.current > 0
         with self._looking() as view:
             if view is None:
                 return self.key is not None and not isinstance(self.key, IfSealed)
