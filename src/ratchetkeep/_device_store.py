@@ -26,7 +26,7 @@ class DeviceStore:
         witness_delay: float | None = None,
     ) -> None:
         self._store = store
-        self._watched = {"witness": witness, "witness_delay": witness_delay}
+        self._watched: dict[str, Any] = {"witness": witness, "witness_delay": witness_delay}
         self._devices: WeakSet[Device] = WeakSet()
         self._pid = os.getpid()
         self._is_open = True

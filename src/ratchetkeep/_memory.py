@@ -111,7 +111,7 @@ class Memory:
 
     def _enter(self, values: Iterable[tuple[Key, Any, int]], *, only_known: bool = False) -> None:
         self._cache.put(values, only_known=only_known)
-        if self._lost is not None:
+        if self._lost is not None or self._is_doubtful:
             # Perhaps since this was begun: what is in the cache would be handed out for ever.
             self._cache.clear()
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -19,6 +20,8 @@ from ratchetkeep.stores.disk import Disk
 
 FORMAT, VERSION = "ratchetkeep-witness", 1
 REMEDY = "Put the witness back from a copy; or remove it, and what it saw until now is not checked"
+# Seconds that another writer may take: one that is stopped holds the lock for as long.
+PATIENCE = 10.0
 _HISTORY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -30,17 +33,21 @@ class WitnessFile:
 
     def __init__(self, path: str) -> None:
         self.path = self.place = os.path.abspath(path)
+        self.identity: object = ("file", self.path)
         self._disk = Disk()
 
     def read(self) -> dict[str, int]:
         """All counts by history; none where no file is.
 
         :raises StoreDamaged: if it is no witness, or damaged; never taken for absence.
+        :raises StoreUnreadable: if it cannot be read, or its very folder is missing: a disk that is
+            not mounted must not look like a witness that knows of nothing.
         :raises UnsupportedVersion: if a newer version wrote it.
         """
         try:
             raw = self._disk.read(self.path)
         except FileNotFoundError:
+            require_folder(self.path)
             return {}
         except OSError as error:
             raise StoreUnreadable(self.path, f"cannot be read: {error.strerror}") from None
@@ -68,10 +75,25 @@ class WitnessFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(f"{self.path}.lock", flags, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor)
             yield
         finally:
+            # Not by closing alone: a child that was forked meanwhile has it open too.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    what = f"another process has been writing to the witness for {PATIENCE:.0f} s"
+                    remedy = "Find out which one (by its lock, PATH.lock), and let it go on or end"
+                    raise CommitFailed(self.path, what, remedy) from None
+            time.sleep(0.005)
 
     def _replace(self, counts: Mapping[str, int]) -> None:
         document = {"format": FORMAT, "version": VERSION, "seen": dict(sorted(counts.items()))}
@@ -81,6 +103,14 @@ class WitnessFile:
         self._disk.sync(temporary)
         self._disk.rename(temporary, self.path)
         self._disk.sync_folder(os.path.dirname(self.path))
+
+
+def require_folder(path: str) -> None:
+    """:raises StoreUnreadable: if there is no folder in which something can be at ``path``."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        what = f"the folder of the witness is not there: {folder}"
+        raise StoreUnreadable(path, what, "Mount its disk, or make the folder, and try again")
 
 
 def _counts(raw: bytes, place: str) -> dict[str, int]:

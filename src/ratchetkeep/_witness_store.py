@@ -7,10 +7,12 @@ holds those. The credentials beside them are made for it and belong to no accoun
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 
+from ratchetkeep._witness_file import require_folder
 from ratchetkeep.errors import (
     CommitFailed,
     InvalidValue,
@@ -30,20 +32,39 @@ FAMILY = "lid-mapping"
 # Seconds that another process may have it open, to note what it saw.
 PATIENCE = 10.0
 _HOLD_MANY = ("sqlite", "postgresql", "memory")
+# Shorter than the patience: a writer that was killed must not keep others from it.
+LEASE = 4
 
 
 class WitnessStore:
     """Counts in a store.
 
     :param url: the store's.
+    :raises InvalidValue: for a store that holds nothing but paired devices.
     """
 
     def __init__(self, url: str) -> None:
         target = urls.parse(url)
+        if target.kind == "whatsmeow":
+            what = "holds paired devices alone, and no counts of a witness"
+            raise InvalidValue(f"{urls.shown(target)} (witness)", what, "Name a file elsewhere")
         if target.device == DEFAULT_DEVICE and target.kind in _HOLD_MANY:
             target = target._replace(device=NAME)
+        if self._is_server(target):
+            target = target._replace(path=_with_lease(target.path))
+        elif target.kind != "memory":
+            target = target._replace(path=os.path.abspath(target.path))
         self.target = target
+        self.identity: object = target
         self.place = urls.shown(target)
+
+    @staticmethod
+    def _is_server(target: urls.Target) -> bool:
+        return "://" in target.path
+
+    def _require_folder(self) -> None:
+        if not self._is_server(self.target) and self.target.kind != "memory":
+            require_folder(self.target.path)
 
     def read(self) -> dict[str, int]:
         """All counts by history; none where nothing is.
@@ -51,6 +72,7 @@ class WitnessStore:
         :raises StoreDamaged: if it cannot be read; never taken for absence.
         :raises InvalidValue: if the device there is no witness.
         """
+        self._require_folder()
         with closing(urls.open_target(self.target)) as store:
             try:
                 store.acquire(self.target.device, read_only=True, create=False)
@@ -64,6 +86,7 @@ class WitnessStore:
         :raises CommitFailed: if they could not be written.
         """
         try:
+            self._require_folder()  # it would be made
             with closing(urls.open_target(self.target)) as store:
                 self._acquire(store)
                 self._note(store, counts)
@@ -91,8 +114,9 @@ class WitnessStore:
             known: dict[str, int] = {}
             changes[CREDENTIALS] = credentials = Credentials.new()
         else:
-            known = self._counts(store)
             credentials = self._credentials(store)
+            wanted = [Key(FAMILY, history) for history in counts]
+            known = self._decoded(store, store.read(name, wanted).items())
         for history, count in counts.items():
             if count > known.get(history, 0):
                 changes[Key(FAMILY, history)] = str(count)
@@ -112,12 +136,22 @@ class WitnessStore:
 
     def _counts(self, store: Store) -> dict[str, int]:
         self._credentials(store)
+        entries = store.entries(self.target.device)
+        return self._decoded(store, (each for each in entries if each[0] != CREDENTIALS))
+
+    def _decoded(self, store: Store, entries: Iterable[tuple[Key, bytes]]) -> dict[str, int]:
         name, counts = self.target.device, {}
-        for key, raw in store.entries(name):
-            if key == CREDENTIALS:
-                continue
+        for key, raw in entries:
             value = store.decode(name, key, raw) if key.family == FAMILY else None
             if not isinstance(value, str) or not value.isdecimal():
                 raise StoreDamaged(store.where(name, key), "is not what a witness keeps")
             counts[key.id] = int(value)
         return counts
+
+
+def _with_lease(path: str) -> str:
+    """A server's URL with a lease of its own, unless it names one."""
+    _, mark, query = path.partition("?")
+    if any(part.startswith("lease=") for part in query.split("&")):
+        return path
+    return f"{path}{'&' if mark else '?'}lease={LEASE}"

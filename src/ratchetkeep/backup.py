@@ -74,6 +74,7 @@ class BackupSummary:
     :ivar devices: what it holds.
     :ivar skipped: devices of the store that were moved to another place, and are not in it.
     :ivar older: older backups that were kept beside it, the youngest first.
+    :ivar sealed: whether the store is sealed, which its backup is not: it has its own encryption.
     """
 
     source: str
@@ -85,6 +86,7 @@ class BackupSummary:
     devices: tuple[SavedDevice, ...]
     skipped: tuple[str, ...]
     older: tuple[str, ...]
+    sealed: bool = False
 
     @property
     def records(self) -> dict[str, int]:
@@ -301,6 +303,7 @@ class _Saving:
             devices=manifest.devices,
             skipped=tuple(self.skipped),
             older=tuple(place.older()),
+            sealed=self._store.seals(),
         )
 
 

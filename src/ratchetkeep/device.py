@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import asyncio  # not at run time: it would be a sixth of the start of every program
 
     from ratchetkeep.sealing.keys import SealKey
+    from ratchetkeep.witness import Watching
 
 REMEDY_NEW = (
     "Nothing was changed, and no new credentials were made: they would replace this device. "
@@ -345,6 +346,7 @@ def open_in(
     device that is made."""
     try:
         _check_options(create=create, read_only=read_only, steal=steal)
+        watching = _watching(store, witness, witness_delay, read_only=read_only)
         for pause in pauses(wait):
             try:
                 _acquire(store, name, read_only=read_only, create=create, steal=steal)
@@ -367,8 +369,8 @@ def open_in(
             raise DeviceExists(store.url, f"holds a device {name!r} already")
         if raw is not None:
             device._memory.credentials = store.decode(name, CREDENTIALS, raw)
-            if witness is not None:
-                _watch(device, witness, witness_delay)
+            if watching is not None:
+                device._memory.watch = watching.begin(name)
             return device
         trace = store.trace(name)
         if trace:
@@ -378,24 +380,20 @@ def open_in(
             raise NoDevice(store.url, "holds no device")
         device._memory.credentials = initial or Credentials.new()
         device._commit({CREDENTIALS: device._memory.credentials})
-        if witness is not None:
-            _watch(device, witness, witness_delay)
+        if watching is not None:
+            device._memory.watch = watching.begin(name)
         return device
     except BaseException:
         device.close()
         raise
 
 
-def _watch(device: Device, place: str | os.PathLike[str], delay: float | None) -> None:
-    """Have a witness watch a device, which is not older than what it saw."""
-    from ratchetkeep.witness import DELAY, Watch, check, open_witness  # only then
+def _watching(store: Store, place: Any, delay: float | None, *, read_only: bool) -> Watching | None:
+    if place is None:
+        return None
+    from ratchetkeep.witness import Watching  # only then
 
-    keeper = open_witness(place)
-    history = check(device._store, device._name, keeper)
-    if history is not None and not device._read_only:
-        watch = Watch(history, keeper, DELAY if delay is None else delay, device.url)
-        watch.begin()
-        device._memory.watch = watch
+    return Watching(store, place, delay, read_only=read_only)
 
 
 def pauses(wait: float) -> Iterator[float | None]:

@@ -79,7 +79,7 @@ class Fleet:
         self._capacity, self._poll_seconds, self._drain = capacity, poll, drain
         self._on_error = on_error or _logged
         self._store = _store_of(url, key)
-        self._watched = {"witness": witness, "witness_delay": witness_delay}
+        self._watched: dict[str, Any] = {"witness": witness, "witness_delay": witness_delay}
         self._claims: Claims | None = None
         self._balance = Balance(capacity)
         self._pauses = Pauses(poll)

@@ -60,10 +60,9 @@ def seal_store(
     :raises StoreInUse: if somebody has it open.
     :raises StoreDamaged: if a record cannot be read.
     """
-    source = _source(key, url)
-    secret = source.secret()
+    secret = _source(key, url).secret()
     # One that is half sealed is opened with the key; a plain one needs none.
-    with _resealing(url, IfSealed(source)) as (place, work):
+    with _resealing(url, IfSealed(_Known(secret))) as (place, work):
         vault = work.vault
         resumed = vault.work == "seal"
         if not vault.is_plain and not resumed:
@@ -86,7 +85,7 @@ def unseal_store(
     :raises WrongKey: if it is sealed with another key.
     """
     secret = _source(key, url).secret()
-    with _resealing(url, key) as (place, work):
+    with _resealing(url, _Known(secret)) as (place, work):
         vault = _sealed(work, place)
         _refuse_other_work(vault, "unseal", place)
         resumed = vault.work == "unseal"
@@ -116,8 +115,9 @@ def rekey_store(
     """
     if new_key is None and not data_key:
         raise InvalidValue("new_key", "is missing", "Give a new key, or ask for a new data key")
-    secret = _source(key if new_key is None else new_key, url).secret()
-    with _resealing(url, key) as (place, work):
+    old = _source(key, url).secret()
+    secret = old if new_key is None else _source(new_key, url).secret()
+    with _resealing(url, _Known(old)) as (place, work):
         vault = _sealed(work, place)
         resumed = vault.work == "rekey"
         if not data_key and not resumed:
@@ -132,6 +132,19 @@ def rekey_store(
         # Wrapped by the new key at once: the old one opens nothing from here on.
         work.put_ring(vault, secret)
         return _carry_out(place, work, secret, resumed, progress)
+
+
+class _Known:
+    """A key that was asked for already: its source may be a person, or count."""
+
+    told = "the key"
+
+    def __init__(self, secret: Secret) -> None:
+        self._secret = secret
+
+    def secret(self) -> Secret:
+        """The secret."""
+        return self._secret
 
 
 def _carry_out(

@@ -82,8 +82,8 @@ class RestoreSummary:
     :ivar next_pre_key_id: the first pre-key id that the client gives out.
     :ivar copy: what was converted, what the target cannot hold, and what checking brought up; None
         for a device that was cooled in its place.
-    :ivar unread: why what is replaced could not be asked for the pre-key ids that it gave out, which
-        the new ones may meet then; empty if it could, or if it is another device or none.
+    :ivar unread: why what is replaced could not be asked for the pre-key ids that it gave out, so
+        that new ones may be the same; empty if it could, or if it is another device or none.
     """
 
     source: str
@@ -168,7 +168,8 @@ def restore_device(
     :raises CommitFailed: if the target could not be written.
     """
     target = parse_target(url)
-    task = _task(exact, overwrite, dry_run, witness, client, key, confirm)
+    asked = _last_seen(witness, exact=exact)
+    task = _Task(exact, overwrite, dry_run, asked, client, key, confirm)
     with open_backup(file, identities=identities, passphrase=passphrase) as backup:
         name = _chosen(backup, device)
         for entry in backup.devices():
@@ -198,7 +199,8 @@ def restore_all(
     :return: what came of each, in the order of the backup.
     """
     place = find_target(url)
-    task = _task(exact, overwrite, dry_run, witness, client, key, None)
+    asked = _last_seen(witness, exact=exact)
+    task = _Task(exact, overwrite, dry_run, asked, client, key, None)
     found = []
     with open_backup(file, identities=identities, passphrase=passphrase) as backup:
         if isinstance(place, Tree):
@@ -279,15 +281,15 @@ def _dropped(cold: Cold) -> tuple[Dropped, ...]:
     )
 
 
-def _task(exact: bool, overwrite: bool, dry_run: bool, witness: Any, *others: Any) -> _Task:
+def _last_seen(witness: str | os.PathLike[str] | None, *, exact: bool) -> LastSeen | None:
     if witness is None:
-        return _Task(exact, overwrite, dry_run, None, *others)
+        return None
     if not exact:
         what = "is asked only whether everything can be put back as it was"
         raise InvalidValue("witness", what, "Use it with exact (--exact)")
     from ratchetkeep.witness import seen
 
-    return _Task(exact, overwrite, dry_run, partial(seen, witness), *others)
+    return partial(seen, witness)
 
 
 @dataclass(frozen=True)

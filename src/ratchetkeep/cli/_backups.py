@@ -187,6 +187,7 @@ def backup_json(summary: BackupSummary) -> dict[str, Any]:
         ],
         "skipped": list(summary.skipped),
         "older": list(summary.older),
+        "sealed": summary.sealed,
     }
 
 
@@ -219,4 +220,5 @@ def _encryption(summary: BackupSummary) -> str:
         return f"encrypted to {number(summary.recipients, 'recipient')}"
     if summary.encryption == "passphrase":
         return "encrypted with a passphrase"
-    return "NOT encrypted: whoever reads it has the keys"
+    plain = "NOT encrypted: whoever reads it has the keys"
+    return f"{plain}, though the store is sealed" if summary.sealed else plain

@@ -20,8 +20,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and tell; write n
 
 NEXT = (
     "next: start the client on it alone; whatever else is left of the device must not go on",
-    "  it makes new sessions; what contacts write in old ones cannot be read, and arrives late where",
-    "  the client asks for it again; the link and the identity key stay: nobody has to pair again",
+    "  it makes new sessions; what contacts write in old ones cannot be read, and arrives late",
+    "  where the client asks for it again; the link and the identity key stay as they were",
 )
 
 

@@ -134,11 +134,11 @@ class View:
             row = self.connection.execute("SELECT id FROM devices WHERE name = ?", (device,))
             number = row.fetchone()
             return None if number is None else DeviceRow(device, number[0], "", PLAIN, State())
-        for spelled in self.vault.spellings(device):
-            found = self.connection.execute(_FIND, (spelled,)).fetchone()
-            if found is not None:
-                return self._device(device, *found)
-        return None
+        asked = (self.connection.execute(_FIND, (each,)) for each in self.vault.spellings(device))
+        found: list[Any] = [row for rows in asked if (row := rows.fetchone()) is not None]
+        if len(found) > 1:
+            raise self._changed(device, "is there twice, sealed in two ways")
+        return self._device(device, *found[0]) if found else None
 
     def _device(
         self, name: str, number: int, history: str, commits: int, generation: int, sealed: bytes
@@ -260,6 +260,12 @@ class View:
 
     def findings(self, device: DeviceRow | None) -> Iterator[Finding]:
         """Whether the rows of a sealed device are those of its last commit, all and no others."""
+        if self.vault.work:
+            what = f"`ratchetkeep {self.vault.work}` was begun and is not finished"
+            remedy = (
+                "Run it again: until then a device may be plain here, or sealed with an old key"
+            )
+            yield Finding("warning", self.url, what, remedy)
         if device is None or not isinstance(device.cipher, Sealed):
             return
         total = State(commits=device.state.commits)
