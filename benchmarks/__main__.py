@@ -20,6 +20,7 @@ from .fleet import plan
 from .fleet.measuring import fleet
 from .measure import say
 from .plot import draw
+from .sealing import unlocks
 from .targets import Measured, targets
 from .workloads import (
     Field,
@@ -71,6 +72,7 @@ def measure(field: Field) -> Measured:
     times["cold get"] = cold_gets(field)
     times["open"] = openings(field)
     times |= streams(field)
+    times["unlock"] = unlocks()
     found, of_fleet = fleet(field)
     times |= of_fleet
     return Measured(

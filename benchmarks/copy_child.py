@@ -1,6 +1,7 @@
 """``python -m benchmarks.copy_child HOW SOURCE TARGET``: one copy in a process of its own.
 
-``ours`` is what is measured. ``bare`` moves the same bytes as durably and does nothing
+``ours`` is what is measured; ``sealed`` seals what it makes with the key of the environment, which
+opens a sealed source too. ``bare`` moves the same bytes as durably and does nothing
 else: it reads every record of the source and writes it into one table in one transaction, or into
 one file each, every one of them synced.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 import apsw
 
 from ratchetkeep import copy_device
+from ratchetkeep.sealing.keys import from_environment
 
 _SCHEMA = """
 PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
@@ -98,7 +100,8 @@ def main(how: str, source: str, target: str) -> None:
     if how == "bare":
         bare(path_of(source), path_of(target))
     else:
-        copy_device(source, target)
+        key = from_environment() if how == "sealed" else None
+        copy_device(source, target, plaintext=how == "ours", target_key=key)
     taken = time.perf_counter() - start
     helper = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     peak = peak_memory()

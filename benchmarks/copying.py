@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from ratchetkeep.stores import urls
 
 from .data import ROOT, SAMPLE
 from .measure import Spread, say
+from .peers import SEALING_KEY
 from .workloads import Field, Scale
 
 # Of a thousand records: what a device holds that has been in use for years.
@@ -45,6 +48,9 @@ _IDS = {
 MOST_FILES = 10_000
 ROUNDS = 3
 
+SEALED = "sqlite, sealed"
+"""``sqlite:`` files that are sealed, among the kinds."""
+
 WAYS = [
     ("baileys", "sqlite"),
     ("sqlite", "sqlite"),
@@ -52,10 +58,13 @@ WAYS = [
     ("baileysex", "sqlite"),
     ("baileys", "pyaileys"),
     ("baileys", "whatsmeow"),
+    ("sqlite", SEALED),
+    (SEALED, SEALED),
+    (SEALED, "sqlite"),
 ]
 """Kinds of source and target; those that this version has are measured."""
 
-_ROWS = ("sqlite", "whatsmeow")
+_ROWS = ("sqlite", "whatsmeow", SEALED)
 
 
 @dataclass(frozen=True)
@@ -118,9 +127,16 @@ def copies(field: Field) -> Copies:
                 sources[source] = _make(above / str(size), source, size)
             say(f"copying {size:,} records: {source} to {target}")
             taken = _measured(sources[source], target, above / "target")
-            found.setdefault(f"{source}: to {target}:", {})[size] = taken
+            found.setdefault(way(source, target), {})[size] = taken
         shutil.rmtree(above, ignore_errors=True)
     return found
+
+
+def way(source: str, target: str) -> str:
+    """How a way is called in the tables."""
+    return " to ".join(
+        "sqlite:, sealed" if kind == SEALED else f"{kind}:" for kind in (source, target)
+    )
 
 
 def sizes(scale: Scale) -> tuple[int, ...]:
@@ -129,8 +145,10 @@ def sizes(scale: Scale) -> tuple[int, ...]:
 
 
 def _is_measured(scale: Scale, source: str, target: str, size: int) -> bool:
-    if not {source, target} <= set(urls.KINDS):
+    if not {source, target} <= {*urls.KINDS, SEALED}:
         return False
+    if SEALED in (source, target):
+        return size <= MOST_FILES
     if target not in _ROWS or source == "baileysex":
         return size <= min(scale.most_files, MOST_FILES)
     return source in _ROWS or size <= scale.most_files
@@ -143,20 +161,29 @@ def _make(folder: Path, kind: str, size: int) -> str:
         origin.mkdir(parents=True)
         for name, raw in files(size):
             (origin / name).write_bytes(raw)
-    url = f"{kind}:{folder / kind}{'.db' if kind in _ROWS else ''}"
+    url = _url(kind, folder / kind.replace(", ", "-"))
     if kind != "baileys":
-        copy_device(f"baileys:{origin}", url)
+        copy_device(f"baileys:{origin}", url, target_key=_key(kind))
     return url
+
+
+def _url(kind: str, path: Path) -> str:
+    """The URL of a kind of store."""
+    return f"{kind.partition(',')[0]}:{path}{'.db' if kind in _ROWS else ''}"
+
+
+def _key(kind: str) -> bytes | None:
+    """What a store of a kind is sealed with."""
+    return SEALING_KEY if kind == SEALED else None
 
 
 def _measured(source: str, kind: str, folder: Path) -> Copied:
     times: dict[str, list[float]] = {"bare": [], "ours": []}
     peaks: list[tuple[int, int]] = []
-    suffix = ".db" if kind in _ROWS else ""
     for turn in range(ROUNDS):
         for how, found in times.items():
-            url = f"{kind}:{folder / f'{how}-{turn}{suffix}'}"
-            done = _child(how, source, url)
+            url = _url(kind, folder / f"{how}-{turn}")
+            done = _child("sealed" if how == "ours" and kind == SEALED else how, source, url)
             found.append(done["seconds"] * 1e9)
             if how == "ours":
                 peaks.append((int(done["peak"]), int(done["helper"])))
@@ -167,6 +194,14 @@ def _measured(source: str, kind: str, folder: Path) -> Copied:
 
 def _child(how: str, source: str, target: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.copy_child", how, source, target]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+    written = base64.b64encode(SEALING_KEY).decode()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env={**os.environ, "RATCHETKEEP_KEY_PASSPHRASE": f"ratchetkeep-key-1:{written}"},
+        check=True,
+    )
     found: dict[str, float] = json.loads(done.stdout)
     return found

@@ -31,20 +31,23 @@ from .peers import (
     OurBaileys,
     OurBaileysEx,
     OurPostgres,
+    OurPostgresSealed,
     Ours,
     OurSqlite,
+    OurSqliteSealed,
     Peer,
 )
 from .peers.ours import OurFolder
 
 WORKLOADS = ("session", "bundle", "group", "mint", "get", "cold", "open", "committers")
-POSTGRES = "postgresql"
+POSTGRES, POSTGRES_SEALED = "postgresql", "postgresql-sealed"
 KINDS: dict[str, type[OurSqlite] | type[OurFolder]] = {
     "sqlite": OurSqlite,
+    "sqlite-sealed": OurSqliteSealed,
     "baileys": OurBaileys,
     "baileysex": OurBaileysEx,
 }
-STORES = (*KINDS, POSTGRES)
+STORES = (*KINDS, POSTGRES, POSTGRES_SEALED)
 SHOWN = 20
 _THREADS = 64
 _COLD = 1_000
@@ -69,7 +72,7 @@ class Place:
     def __init__(self, folder: Path, data: Data, stack: ExitStack, kind: str) -> None:
         self.folder, self.data = folder, data
         self.server: Server | None = None
-        if kind == POSTGRES:
+        if kind in (POSTGRES, POSTGRES_SEALED):
             self.server = stack.enter_context(running(folder / "server"))
 
     def peer(self, kind: str, size: int) -> Ours:
@@ -77,7 +80,8 @@ class Place:
         folder = self.folder / "ours"
         if self.server is None:
             return KINDS[kind](folder, self.data, size)
-        return OurPostgres(folder, self.data, size, self.server.new_database())
+        chosen = OurPostgresSealed if kind == POSTGRES_SEALED else OurPostgres
+        return chosen(folder, self.data, size, self.server.new_database())
 
     def limit(self) -> Peer:
         """What it is compared with."""
@@ -150,7 +154,7 @@ def _calls(workload: str, contender: Contender, count: int) -> list[Call]:
         return [_getting(device, [address(number)]) for number in numbers]
     if workload in ("cold", "open"):
         ids = [address(number) for number in range(min(_COLD, peer.size))]
-        return [_opening(peer.url, ids if workload == "cold" else []) for _ in numbers]
+        return [_opening(peer, ids if workload == "cold" else []) for _ in numbers]
     while workload == "bundle" and contender.stock < count:
         peer.commits([contender.pre_keys(count)])
     make = {
@@ -166,9 +170,9 @@ def _getting(device: Device, ids: list[str]) -> Call:
     return lambda: device.get("session", ids)
 
 
-def _opening(url: str, ids: list[str]) -> Call:
+def _opening(peer: Ours, ids: list[str]) -> Call:
     def call() -> None:
-        with open_device(url) as device:
+        with open_device(peer.url, key=peer.key) as device:
             if ids:
                 device.get("session", ids)
 

@@ -22,6 +22,7 @@ from .fleet.lone import BUNDLE, SESSION
 from .measure import Results, Spread
 from .peers import PEERS, BareLimit, BarePostgres, OurBaileys, OurBaileysEx, SqliteBare
 from .resources import READ
+from .sealing import parts as sealed_parts
 from .tables import DASH, figure, in_units, table
 from .target import Target
 from .targets import MIB, Measured, targets
@@ -30,7 +31,16 @@ from .workloads import BareSelect, Lookups
 PAGE = Path(__file__).with_name("page.md")
 # Beyond this ratio of its limit's quartiles, a disk is busy with something else, or throttled.
 UNEVEN = 2.5
-PACKAGES = ("ratchetkeep", "apsw", "lmdb", "psycopg", "psycopg-pool", "pyaileys", "waton")
+PACKAGES = (
+    "ratchetkeep",
+    "apsw",
+    "cryptography",
+    "lmdb",
+    "psycopg",
+    "psycopg-pool",
+    "pyaileys",
+    "waton",
+)
 
 
 def machine(folder: Path) -> dict[str, str]:
@@ -153,6 +163,7 @@ def as_page(
         "copies": _copies(run),
         "folders": _folders(run),
         "profiles": _profiles(targets(run), profiles),
+        **sealed_parts(run.times, run.disk, run.copies, run.scale),
         **_fleet(run),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], PAGE.read_text())

@@ -38,7 +38,7 @@ class Target:
     @property
     def kind(self) -> str:
         """The store, as it is called where one is profiled."""
-        return self.peer.removeprefix("ratchetkeep ").removesuffix(":")
+        return self.peer.removeprefix("ratchetkeep ").removesuffix(":").replace(":, ", "-")
 
     @property
     def profile(self) -> str:

@@ -11,6 +11,7 @@ from .fleet.targets import fleet_targets
 from .measure import Results, Spread
 from .peers import BareLimit, OneFile, OurBaileys, OurBaileysEx, OurSqlite, SqliteBare
 from .resources import READ
+from .sealing import sealed_targets
 from .target import Target, in_range, noise, p99_ratio
 from .workloads import BareSelect, Lookups, Scale
 
@@ -48,6 +49,7 @@ def targets(run: Measured) -> list[Target]:
     """All targets with their figures."""
     return [
         *_commits(run),
+        *sealed_targets(run.times, run.scale),
         *_together(run),
         *_reads(run),
         *_flat(run),
@@ -199,6 +201,8 @@ def _memory(run: Measured) -> list[Target]:
 def _copies(run: Measured) -> list[Target]:
     rows = []
     for way, found in run.copies.items():
+        if "sealed" in way:
+            continue  # beside plain copies, in the part about sealing
         largest = max(found)
         rows.append(
             Target(

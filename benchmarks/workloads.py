@@ -24,7 +24,17 @@ from .measure import (
     take_turns,
     turn_length,
 )
-from .peers import Baileys, BareLimit, Ours, OurSqlite, OurSqliteAsync, Peer, SqliteBare, present
+from .peers import (
+    Baileys,
+    BareLimit,
+    Ours,
+    OurSqlite,
+    OurSqliteAsync,
+    OurSqliteSealed,
+    Peer,
+    SqliteBare,
+    present,
+)
 
 GETS = 100
 """Gets that are timed together: one alone is shorter than the clock is exact."""
@@ -34,6 +44,7 @@ LOOKUPS = 100
 # Which part of the time each workload gets.
 SHARES = {
     "session": 0.20,
+    "sealed session": 0.08,
     "session by size": 0.18,
     "bundle": 0.14,
     "group": 0.10,
@@ -141,7 +152,7 @@ class Field:
     def _sizes(self, kind: type[Peer]) -> Iterable[int]:
         if kind is BareLimit:
             return [self.scale.main]
-        if kind is OurSqliteAsync:
+        if kind in (OurSqliteAsync, OurSqliteSealed):
             return sorted({self.scale.main, self.scale.big})
         return self.scale.sizes_of(kind)
 
@@ -189,10 +200,14 @@ def commits(field: Field) -> dict[str, Results]:
     every = field.contenders
     few = min(2, scale.fewest)  # these take seconds where each record is synced
     at_main = field.where(lambda peer: peer.size == scale.main)
+    sealable = [each for each in at_main if type(each.peer) in (OurSqlite, OurSqliteSealed)]
     grouped = field.where(lambda peer: _is_grouped(peer, scale))
     minting = field.where(lambda peer: peer.size == scale.main or not peer.is_slow)
     return {
         "session": run_turns(field, "session", at_main, committing(Contender.session)),
+        "sealed session": run_turns(
+            field, "sealed session", sealable, committing(Contender.session)
+        ),
         "session by size": run_turns(
             field, "session by size", every, committing(Contender.session)
         ),

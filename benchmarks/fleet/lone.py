@@ -8,6 +8,7 @@ from benchmarks.peers import (
     BarePostgres,
     OurPostgres,
     OurPostgresAsync,
+    OurPostgresSealed,
     OurSqlite,
     Peer,
 )
@@ -31,6 +32,8 @@ def lone(field: Field, server: Server) -> dict[str, Results]:
     of_server: list[type[OurPostgres] | type[BarePostgres]]
     of_server = [OurPostgres, OurPostgresAsync, BarePostgres]
     peers += [kind(folder, data, size, database) for kind in of_server]
+    # All devices of a database are sealed, or none.
+    peers.append(OurPostgresSealed(folder, data, size, server.new_database()))
     contenders = [Contender(peer, field.scale.group, field.scale.stock) for peer in peers]
     for each in contenders:
         say(f"building {each.peer.name}, {size:,} sessions")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from benchmarks.measure import Results
 from benchmarks.peers import BarePostgres, OurPostgres
+from benchmarks.sealing import sealed_targets
 from benchmarks.target import Target, noise, p99_ratio
 from benchmarks.workloads import Scale
 from ratchetkeep.stores._postgres_hub import LANES
@@ -22,7 +23,13 @@ def fleet_targets(fleet: Fleet | None, times: Mapping[str, Results], scale: Scal
     """All targets with their figures; none where there is no server."""
     if fleet is None:
         return []
-    return [*_lone(times, scale), *_together(fleet, scale), _idle(fleet.idle), *_trips(fleet)]
+    return [
+        *_lone(times, scale),
+        *sealed_targets(times, scale, SESSION),
+        *_together(fleet, scale),
+        _idle(fleet.idle),
+        *_trips(fleet),
+    ]
 
 
 def _lone(times: Mapping[str, Results], scale: Scale) -> list[Target]:

@@ -8,13 +8,22 @@ from .clients import Pyaileys, Waton
 from .databases import Lmdb, SqliteBare, SqliteDefault
 from .files import OneFile
 from .node import Baileys
-from .ours import OurBaileys, OurBaileysEx, Ours, OurSqlite, OurSqliteAsync
-from .postgres import BarePostgres, OurPostgres, OurPostgresAsync
+from .ours import (
+    SEALING_KEY,
+    OurBaileys,
+    OurBaileysEx,
+    Ours,
+    OurSqlite,
+    OurSqliteAsync,
+    OurSqliteSealed,
+)
+from .postgres import BarePostgres, OurPostgres, OurPostgresAsync, OurPostgresSealed
 
 PEERS: list[type[Peer]] = [
     BareLimit,
     OurSqlite,
     OurSqliteAsync,
+    OurSqliteSealed,
     OurBaileys,
     OurBaileysEx,
     SqliteDefault,
@@ -41,6 +50,7 @@ def present() -> tuple[list[type[Peer]], dict[str, str]]:
 
 __all__ = [
     "PEERS",
+    "SEALING_KEY",
     "Baileys",
     "BareLimit",
     "BarePostgres",
@@ -50,8 +60,10 @@ __all__ = [
     "OurBaileysEx",
     "OurPostgres",
     "OurPostgresAsync",
+    "OurPostgresSealed",
     "OurSqlite",
     "OurSqliteAsync",
+    "OurSqliteSealed",
     "Ours",
     "Peer",
     "PeerMissing",

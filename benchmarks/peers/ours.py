@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from .base import Peer, file_names, sync_names
 PORTION = 5_000
 # How long a turn waits for the files that follow a commit, before it gives up waiting at all.
 PATIENCE = 2.0
+SEALING_KEY = hashlib.blake2b(b"the key of the benchmarks", digest_size=32).digest()
+"""What opens the sealed stores that are measured: a raw key."""
 
 
 class Ours(Peer):
@@ -27,11 +30,12 @@ class Ours(Peer):
 
     has_log = True
     url = ""
+    key: bytes | None = None
     _device: Device
 
     def open(self) -> int:
         start = perf_counter_ns()
-        self._device = open_device(self.url)
+        self._device = open_device(self.url, key=self.key)
         return perf_counter_ns() - start
 
     def close(self) -> None:
@@ -92,9 +96,9 @@ class Ours(Peer):
         return perf_counter_ns() - start
 
 
-def fill(url: str, data: Data, size: int) -> None:
-    """Make the device of a URL, with sessions."""
-    with create_device(url, data.credentials) as device:
+def fill(url: str, data: Data, size: int, key: bytes | None = None) -> None:
+    """Make the device of a URL, with sessions; with a key, in a store that is sealed with it."""
+    with create_device(url, data.credentials, key=key) as device:
         for first in range(0, size, PORTION):
             numbers = range(first, min(first + PORTION, size))
             sessions = {address(n): data.sessions[data.template(n)] for n in numbers}
@@ -113,7 +117,14 @@ class OurSqlite(Ours):
         self.url = f"sqlite:{self.path}"
 
     def build(self) -> None:
-        fill(self.url, self.data, self.size)
+        fill(self.url, self.data, self.size, self.key)
+
+
+class OurSqliteSealed(OurSqlite):
+    """The same store, sealed."""
+
+    name = "ratchetkeep sqlite:, sealed"
+    key = SEALING_KEY
 
 
 class Awaited(Ours):

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from benchmarks.data import Change, Data
 
 from .base import Peer
-from .ours import Awaited, Ours, fill
+from .ours import SEALING_KEY, Awaited, Ours, fill
 
 if TYPE_CHECKING:
     from benchmarks.fleet.server import Database
@@ -40,7 +40,14 @@ class OurPostgres(Ours):
         self.url = database.device(self.device_name)
 
     def build(self) -> None:
-        fill(self.url, self.data, self.size)
+        fill(self.url, self.data, self.size, self.key)
+
+
+class OurPostgresSealed(OurPostgres):
+    """The same, sealed; in a database of its own."""
+
+    name = "ratchetkeep postgresql:, sealed"
+    key = SEALING_KEY
 
 
 class OurPostgresAsync(Awaited, OurPostgres):

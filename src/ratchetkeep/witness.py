@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -134,7 +133,7 @@ class Watching:
             return None
         watch = Watch(self._store, device, history, Clerk.of(self._keeper, self._delay))
         watch.told = seen
-        watch.close()  # it knows of the device before the first commit
+        watch.begin()
         return watch
 
 
@@ -154,12 +153,14 @@ class Watch:
 
     :ivar count: how many commits are durable.
     :ivar told: how many of them the witness knows of.
+    :ivar is_closed: True if nobody is to try again.
     """
 
     def __init__(self, store: Store, device: str, history: History, clerk: Clerk) -> None:
         self.history = history.id
         self.count = history.commits
         self.told = 0
+        self.is_closed = False
         self._store = store
         self._device = device
         self._clerk = clerk
@@ -203,14 +204,25 @@ class Watch:
         """It could not be told."""
         self._is_due = True
 
-    def close(self) -> None:
-        """Tell what was not told yet; waits for what is being told.
+    def begin(self) -> None:
+        """Have the witness know of the device before its next commit.
 
-        :raises CommitFailed: if that failed; the commits themselves are durable.
+        :raises CommitFailed: if it cannot be told.
         """
         error = self._tell()
         if error is not None:
             raise error
+
+    def close(self) -> None:
+        """Tell what was not told yet; waits for what is being told. This is the last try.
+
+        :raises CommitFailed: if that failed; the commits themselves are durable.
+        """
+        try:
+            self.begin()
+        finally:
+            self.is_closed = True
+            self._clerk.drop(self)
 
 
 class Clerk:
@@ -226,6 +238,8 @@ class Clerk:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._called = threading.Event()
+        # Set while nothing is due: then nobody sleeps.
+        self._is_idle = threading.Event()
         self._thread: threading.Thread | None = None
         self._is_failing = False
 
@@ -249,6 +263,7 @@ class Clerk:
         """Have a device's commits told soon; False if nobody will: call again then."""
         with self._lock:
             self._due[watch] = None
+            self._is_idle.clear()
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
                 try:
@@ -258,6 +273,13 @@ class Clerk:
                 self._thread = thread
         self._called.set()
         return True
+
+    def drop(self, watch: Watch) -> None:
+        """A device was closed."""
+        with self._lock:
+            self._due.pop(watch, None)
+            if not self._due:
+                self._is_idle.set()
 
     def tell(self, watches: Iterable[Watch]) -> None:
         """Tell of some devices now; what the witness knows already is not told again.
@@ -288,9 +310,10 @@ class Clerk:
                         self._thread = None
                         return
             self._called.clear()
-            time.sleep(self._delay)
+            self._is_idle.wait(self._delay)
             with self._lock:
                 due, self._due = self._due, {}
+                self._is_idle.set()
             if due:
                 self._try(due)
 
@@ -300,9 +323,11 @@ class Clerk:
         except Exception as error:  # noqa: BLE001 - told and tried again, whatever it is
             self._note_failure(error)
             with self._lock:
-                self._due = due | self._due
-            time.sleep(max(self._delay, DELAY))
-            self._called.set()
+                self._due = {each: None for each in (*due, *self._due) if not each.is_closed}
+                if self._due:
+                    self._is_idle.clear()
+                    self._called.set()
+            self._is_idle.wait(max(DELAY - self._delay, 0.0))
         else:
             if self._is_failing:
                 self._is_failing = False

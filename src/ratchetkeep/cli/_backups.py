@@ -151,13 +151,13 @@ def _new_passphrase(file: str) -> str:
         "it on a terminal, or ask for a plain file (--plaintext)"
     )
     none = InvalidValue(file, "is to be encrypted, and nothing says for whom", remedy)
-    typed = typed(f"Passphrase of {file}: ", none)
-    if not typed:
+    first = typed(f"Passphrase of {file}: ", none)
+    if not first:
         raise InvalidValue(file, "an empty passphrase protects nothing", remedy)
-    if typed("The same again: ", none) != typed:
+    if typed("The same again: ", none) != first:
         what = "the two passphrases are not the same"
         raise InvalidValue(file, what, "Nothing was changed. Try again")
-    return typed
+    return first
 
 
 # -- what is printed

@@ -10,6 +10,7 @@ import typer
 from ratchetkeep.cli import _failures as fail
 from ratchetkeep.cli import _output as out
 from ratchetkeep.cli._failures import guarded
+from ratchetkeep.stores.base import counted
 
 if TYPE_CHECKING:
     from ratchetkeep.reseal import ResealSummary
@@ -116,5 +117,6 @@ def _tell(summary: ResealSummary, what: str, *, as_json: bool) -> None:
     if what == "sealed anew" and not summary.devices:
         out.say(f"{place} has another key now; its records stay as they are")
         return
-    devices = "1 device" if summary.devices == 1 else f"{summary.devices} devices"
-    out.say(f"{what}: {devices} with {summary.records} records in {place}{went_on}")
+    devices = counted(summary.devices, "device")
+    records = counted(summary.records, "record")
+    out.say(f"{what}: {devices} with {records} in {place}{went_on}")

@@ -49,8 +49,8 @@ _GET_MANY = f"SELECT id, data FROM records {_WHICH}"
 _TAG = f"SELECT id, substr(data, -{TAG}) FROM records WHERE device = ? AND family = ? AND id = ?"
 _TAGS = f"SELECT id, substr(data, -{TAG}) FROM records {_WHICH}"
 _ALL_TAGS = f"SELECT family, id, substr(data, -{TAG}) FROM records WHERE device = ?"
-# Rows whose part in the state is remembered, a device.
-KNOWN = 256
+# Rows whose part in the state is remembered, of all devices of a file: some 12 MB.
+KNOWN = 65_536
 
 # Rows in the order of the unique key, a portion at a time.
 _GET_AFTER = (
@@ -80,8 +80,8 @@ class DeviceRow(NamedTuple):
     :ivar number: its row.
     :ivar cipher: how its records are spelled.
     :ivar state: what it holds; of a plain one the number of commits alone.
-    :ivar known: what some of its rows add to the state, by their ids: those that were committed
-        last. It is kept up with the commits, and saves most of them a look.
+    :ivar known: what rows add to the state, by their ids, which are those of one device alone: of
+        all devices of the file, those that were committed last. It saves most commits a look.
     """
 
     name: str
@@ -104,6 +104,7 @@ class View:
         self.connection = connection
         self.url = url
         self.version = int(connection.pragma("user_version"))
+        self.known: dict[str, int] = {}
         self.ring = self._ring()
         self.vault = open_ring(self.ring, key, url)
 
@@ -152,7 +153,7 @@ class View:
             state = self._state(cipher, name, sealed)
             if state.commits != commits:
                 raise self._changed(name, "its number of commits is not what was sealed")
-        return DeviceRow(name, number, history.lower(), cipher, state, {})
+        return DeviceRow(name, number, history.lower(), cipher, state, self.known)
 
     def _state(self, cipher: Sealed, name: str, sealed: bytes | None) -> State:
         try:
@@ -351,7 +352,7 @@ def add_device(view: View, device: str, *, anew: bool = False) -> DeviceRow:
         statement = "UPDATE devices SET name = ?, history = ?, generation = ? WHERE id = ?"
         connection.execute(statement, (*values, number))
     cipher = vault.cipher(vault.current, device, history)
-    row = DeviceRow(device, number, history, cipher, State(), {})
+    row = DeviceRow(device, number, history, cipher, State(), view.known)
     settle(connection, row)
     return row
 
