@@ -17,7 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from _backups import IDENTITY, PASSPHRASE, RECIPIENT, of_backup, of_store, small_sqlite
+from _backups import (
+    IDENTITY,
+    PASSPHRASE,
+    RECIPIENT,
+    of_backup,
+    of_store,
+    small_sqlite,
+    with_passphrase,
+)
 from _helpers import ALICE, OTP29, footprint, private_copy, small_baileys
 from ratchetkeep import (
     CommitFailed,
@@ -228,7 +236,8 @@ def test_a_key_that_does_not_open_it(url: str, file: Path) -> None:
     stranger = importlib.import_module("pyrage").x25519.Identity.generate()
     with pytest.raises(WrongKey, match="none of the identities"):
         open_backup(file, identities=[str(stranger)])
-    backup_device(url, file, passphrase=PASSPHRASE)
+    backup_device(url, file, plaintext=True)
+    file.write_bytes(with_passphrase(file.read_bytes(), PASSPHRASE))
     for opening, why in (
         ({}, "none was given"),
         ({"identities": [IDENTITY]}, "none was given"),
@@ -371,6 +380,39 @@ def test_nothing_but_a_backup_is_replaced(url: str, tmp_path: Path) -> None:
             backup_device(url, tmp_path / "c", plaintext=True, keep=number)
     with pytest.raises(CommitFailed):
         backup_device(url, tmp_path / "nowhere" / "b", plaintext=True)
+
+
+# Reading one.
+
+
+def test_records_are_given_out_once(tmp_path: Path, file: Path) -> None:
+    """Whoever asks for the records of a device twice, or too late, would be given a part of them or
+    none, and take that for all."""
+    url = small_sqlite(tmp_path)
+    copy_device(url, f"{url}?device=second")
+    backup_device(url, file, plaintext=True, all_devices=True)
+    with open_backup(file) as backup:
+        first: Any = None
+        begun: Any = None
+        for entry in backup.devices():
+            if first is not None:
+                with pytest.raises(InvalidValue, match="after the next device was"):
+                    first.records()
+                continue
+            first = entry
+        with pytest.raises(InvalidValue, match="after the next device was"):
+            next(first.records())
+    with open_backup(file) as backup:
+        for entry in backup.devices():
+            if begun is not None:
+                with pytest.raises(InvalidValue, match="after the next device was"):
+                    list(begun)
+            begun = entry.records()
+            next(begun)
+            with pytest.raises(InvalidValue, match=r"'(default|second)'.*were asked for before"):
+                entry.records()
+    with open_backup(file) as backup:  # a device that is not read is passed over
+        assert [entry.name for entry in backup.devices()] == ["default", "second"]
 
 
 # The command.

@@ -7,13 +7,10 @@ import gc
 import json
 import os
 import pickle
-import pty
-import select
 import shlex
 import stat
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +23,7 @@ from keyring.backend import KeyringBackend
 from keyring.errors import KeyringLocked, NoKeyringError
 from typer.testing import CliRunner
 
+from _terminal import shown_on_terminal
 from ratchetkeep.cli import _seals
 from ratchetkeep.errors import (
     CommitFailed,
@@ -573,31 +571,7 @@ except RatchetkeepError as error:
 
 def on_terminal(*arguments: str, typed: list[str], **environment: str) -> str:
     """All that a terminal shows while somebody sits there and types."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(
-            sys.executable, [sys.executable, "-c", ASK, *arguments], {**os.environ, **environment}
-        )
-    shown, waiting = "", list(typed)
-    end = time.monotonic() + 60
-    try:
-        while time.monotonic() < end:
-            if not select.select([terminal], [], [], 1)[0]:
-                continue
-            try:
-                part = os.read(terminal, 4096)
-            except OSError:  # Linux says so when the other end is closed
-                break
-            if not part:
-                break
-            shown += part.decode()
-            if shown.endswith(": ") and waiting:
-                os.write(terminal, waiting.pop(0).encode())
-    finally:
-        os.close(terminal)
-        os.waitpid(pid, 0)
-    assert waiting == []
-    return shown
+    return shown_on_terminal([sys.executable, "-c", ASK, *arguments], typed, **environment)
 
 
 def test_a_terminal_is_asked_for_the_key() -> None:

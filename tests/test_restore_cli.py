@@ -9,6 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from _backups import with_passphrase
 from _helpers import ALICE
 from ratchetkeep.backup import backup_device
 from ratchetkeep.cli import _restore
@@ -23,7 +24,8 @@ app.command()(_restore.cool)
 def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A backup that is encrypted with a passphrase."""
     path = tmp_path_factory.mktemp("backup") / "b"
-    backup_device(ALICE, path, passphrase=WORD)
+    backup_device(ALICE, path, plaintext=True)
+    path.write_bytes(with_passphrase(path.read_bytes(), WORD))
     return str(path)
 
 

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from ratchetkeep.errors import DecodeError, UnsupportedVersion
 from ratchetkeep.model import Key
 
-__all__ = ["PLAIN", "TAG", "Cipher", "NameCipher", "Sealed", "State", "padded"]
+__all__ = ["MODULUS", "PLAIN", "TAG", "Cipher", "NameCipher", "Sealed", "State", "padded"]
 
 MAGIC = b"RS"
 VERSION = 1
@@ -46,7 +46,8 @@ _NONCE = 12
 TAG = 16
 """Bytes at the end of a sealed record that no other one ends with."""
 
-_MODULUS = 2**256
+MODULUS = 2**256
+"""Of the sum that a state is."""
 _STATE = struct.Struct(">32sQQ")
 # Ids that are looked up again and again are not sealed again each time; a device.
 _REMEMBERED = 256
@@ -67,7 +68,7 @@ class State(NamedTuple):
     def after(self, removed: Iterable[int], added: Iterable[int]) -> State:
         """The state when rows with these hashes went and came."""
         gone, new = list(removed), list(added)
-        total = (self.total - sum(gone) + sum(new)) % _MODULUS
+        total = (self.total - sum(gone) + sum(new)) % MODULUS
         return State(total, self.rows - len(gone) + len(new), self.commits)
 
 

@@ -12,7 +12,7 @@ import apsw
 
 from ratchetkeep.errors import DecodeError, StoreDamaged, UnsupportedVersion
 from ratchetkeep.model import Key
-from ratchetkeep.sealing.cipher import PLAIN, TAG, Cipher, Sealed, State
+from ratchetkeep.sealing.cipher import MODULUS, PLAIN, TAG, Cipher, Sealed, State
 from ratchetkeep.sealing.keys import SealKey
 from ratchetkeep.sealing.opening import open_ring
 from ratchetkeep.sealing.ring import Vault
@@ -136,7 +136,7 @@ class View:
             number = row.fetchone()
             return None if number is None else DeviceRow(device, number[0], "", PLAIN, State())
         asked = (self.connection.execute(_FIND, (each,)) for each in self.vault.spellings(device))
-        found: list[Any] = [row for rows in asked if (row := rows.fetchone()) is not None]
+        found: list[Any] = [one for each in asked if (one := each.fetchone()) is not None]
         if len(found) > 1:
             raise self._changed(device, "is there twice, sealed in two ways")
         return self._device(device, *found[0]) if found else None
@@ -389,20 +389,22 @@ def write_rows(
 ) -> DeviceRow:
     """Write one commit's changes; None deletes. Gives the device as it is then, which
     :func:`settle` writes."""
-    number, cipher, state = device.number, device.cipher, device.state
-    put, drop = [], []
+    number, cipher = device.number, device.cipher
+    put: list[tuple[int, str, str, bytes]] = []
+    drop: list[tuple[int, str, str]] = []
     for key, data in changes.items():
         row = (number, key.family, cipher.row_id(key))
         if data is None:
             drop.append(row)
         else:
             put.append((*row, cipher.seal(key, data)))
+    total, rows, commits = device.state
     if isinstance(cipher, Sealed):
-        gone = _hashes(connection, device, cipher, changes)
+        gone = _hashes(connection, device, cipher, [*put, *drop])
         new = {id: cipher.hash_of(family, id, data) for _, family, id, data in put}
-        state = state.after(gone, new.values())
+        total, rows = total + sum(new.values()) - sum(gone), rows + len(new) - len(gone)
         _remember(device.known, new, drop)
-    state = State(state.total, state.rows, state.commits + 1)
+    state = State(total % MODULUS, rows, commits + 1)
     if put:
         connection.executemany(_PUT, put)
     if drop:
@@ -411,17 +413,18 @@ def write_rows(
 
 
 def _hashes(
-    connection: apsw.Connection, device: DeviceRow, cipher: Sealed, keys: Iterable[Key]
+    connection: apsw.Connection, device: DeviceRow, cipher: Sealed, changed: Iterable[Any]
 ) -> list[int]:
-    """What the rows that the keys have now add to the state."""
-    hashes, unknown = [], []
-    for key in keys:
-        known = device.known.get(cipher.row_id(key))
+    """What the rows that are about to change add to the state now."""
+    hashes: list[int] = []
+    unknown: dict[str, list[str]] = {}
+    for row in changed:
+        known = device.known.get(row[2])
         if known is None:
-            unknown.append(key)
+            unknown.setdefault(row[1], []).append(row[2])
         else:
             hashes.append(known)
-    for family, ids in _by_family(cipher, unknown).items() if unknown else ():
+    for family, ids in unknown.items():
         rows: Any = _asked(connection, (_TAG, _TAGS), device.number, family, ids)
         hashes += [cipher.hash_of(family, id, tag) for id, tag in rows]
     return hashes
@@ -430,9 +433,6 @@ def _hashes(
 def _remember(
     known: dict[str, int], new: Mapping[str, int], gone: Iterable[tuple[int, str, str]]
 ) -> None:
-    if len(new) > KNOWN:
-        known.clear()
-        return
     for _, _, id in gone:
         known.pop(id, None)
     known.update(new)
