@@ -24,7 +24,7 @@ from keyring.errors import KeyringLocked, NoKeyringError
 from typer.testing import CliRunner
 
 from _terminal import shown_on_terminal
-from ratchetkeep.cli import _seals
+from ratchetkeep.cli import _key
 from ratchetkeep.errors import (
     CommitFailed,
     DeviceExists,
@@ -536,7 +536,7 @@ def test_a_variable_that_names_nothing_is_refused(
 @pytest.fixture
 def app() -> typer.Typer:
     made = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-    made.command()(_seals.key)
+    made.command()(_key.key)
     return made
 
 

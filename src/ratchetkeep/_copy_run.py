@@ -111,8 +111,8 @@ def survey(
         read = map(digest.add, chunks(reader, device, CHUNK))
         trial = Trial(reader, device, target, credentials)
         with _helpers(recipe if total >= HELPED else None, credentials) as helpers:
-            if not has_findings:
-                found.findings += reader.findings(device)
+            of_source = reader.sum_findings if has_findings else reader.findings
+            found.findings += of_source(device)
             refuse_errors(found.findings)
             for chunk, tried in _tried(read, trial, target, helpers):
                 report("check", done, total)

@@ -376,6 +376,10 @@ class Completed:
         """As :meth:`Store.findings`."""
         return self._source.findings(device)
 
+    def sum_findings(self, device: str) -> Iterator[Finding]:
+        """As :meth:`Store.sum_findings`."""
+        return self._source.sum_findings(device)
+
     def trace(self, device: str) -> str:
         """As :meth:`Store.trace`."""
         return self._source.trace(device)

@@ -298,10 +298,10 @@ def devices(url: Url, as_json: Json = False) -> int:
 def _register() -> None:
     """The commands that stand in modules of their own."""
     from ratchetkeep.cli._backups import backup
+    from ratchetkeep.cli._key import key
     from ratchetkeep.cli._prune import prune
     from ratchetkeep.cli._restore import cool, restore
     from ratchetkeep.cli._seal import rekey, seal, unseal
-    from ratchetkeep.cli._seals import key
 
     for command in (backup, restore, cool, prune, seal, unseal, rekey, key):
         app.command(epilog=EPILOG)(command)

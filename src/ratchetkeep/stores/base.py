@@ -367,6 +367,11 @@ class Store(ABC):
     def findings(self, device: str) -> Iterator[Finding]:
         """What is the matter with the store's own structure: leftovers, strays, modes, index."""
 
+    def sum_findings(self, device: str) -> Iterator[Finding]:
+        """Of the :meth:`findings`, those of one device alone: whether a sealed one's rows are those
+        of its last commit."""
+        return iter(())
+
     def left_behind(self, device: str) -> list[LeftBehind]:
         """What a copy of the device, which this process has acquired, leaves behind: its library
         keeps it beside the records, and no other one has a place for it."""

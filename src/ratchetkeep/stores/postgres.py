@@ -347,6 +347,9 @@ class PostgresStore(Store):
 
     def findings(self, device: str) -> Iterator[Finding]:
         yield from self._reading(device, lambda link, held: table.findings(link, self.url))
+        yield from self.sum_findings(device)
+
+    def sum_findings(self, device: str) -> Iterator[Finding]:
         owner, keys = self._owner(device), self._keys(device)
         yield from self._reading(
             device, lambda link, held: sealing.compared(link, keys, held, owner)

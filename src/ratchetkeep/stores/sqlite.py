@@ -274,12 +274,15 @@ class SqliteStore(Store):
         finally:
             file.detach("")
 
-    def findings(self, device: str) -> Iterator[Finding]:
+    def sum_findings(self, device: str) -> Iterator[Finding]:
         with self._using(device) as (view, row):
+            return iter([*view.findings(row)])
+
+    def findings(self, device: str) -> Iterator[Finding]:
+        yield from self.sum_findings(device)
+        with self._using(device) as (view, _):
             check = view.connection.execute("PRAGMA integrity_check(20)")
             problems = [text for (text,) in check]
-            strange = [*view.findings(row)]
-        yield from strange
         for problem in problems:
             if problem != "ok":
                 remedy = "Restore it from a backup, or copy what can be read to a new store"
