@@ -396,7 +396,7 @@ def test_twenty_fight_over_one_device(fleet: Fleet, thieves: int) -> None:
 def test_a_partition(server: pgserver.Server, fleet: Fleet, how: str) -> None:
     """Workers that cannot reach the database would go on with devices that others can have by now,
     or never hear of it; or they could not go on when it is back."""
-    urls = {face: fleet.made(face, lease=2) for face in FACES}
+    urls = {face: fleet.made(face, lease=4) for face in FACES}
     with Worker() as worker, Worker() as other:
         for face, url in urls.items():
             worker.ask("open", url, face=face)
@@ -415,7 +415,7 @@ def test_a_partition(server: pgserver.Server, fleet: Fleet, how: str) -> None:
         worker.ask("put", urls["sync"], "3", "goes on")
         other.ask("open", urls["async"], wait=PATIENCE)
         other.ask("put", urls["async"], "3", "goes on")
-        assert other.error_of("open", urls["sync"], wait=4) == "StoreInUse"
+        assert other.error_of("open", urls["sync"], wait=6) == "StoreInUse"
         worker.ask("put", urls["sync"], "4", "still")
         assert worker.ask("times_told", urls["sync"]) == 1
     assert fleet.stored("sync") == {"1": "first", "3": "goes on", "4": "still"}

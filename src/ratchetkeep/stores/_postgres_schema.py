@@ -19,6 +19,8 @@ too; see :mod:`ratchetkeep.sealing.cipher`.
 
 from __future__ import annotations
 
+import time
+
 from ratchetkeep.errors import StoreDamaged, StoreUnreadable, UnknownStore, UnsupportedVersion
 
 from ._postgres_driver import Connection, driver
@@ -112,6 +114,8 @@ _FIRST = (
 # Another process was making the same at the same moment, or its transaction stood in the way.
 _MEANWHILE = ("23505", "42P06", "42P07", "42710", "40001", "40P01", "XX000")
 _TRIES = 20
+# Seconds between two looks at what another process is making.
+_PAUSE = 0.05
 
 
 def version_of(connection: Connection) -> int:
@@ -148,6 +152,8 @@ def prepare(
     found = version_of(connection)
     if has_devices and not found:
         raise StoreDamaged(url, "has tables of ours without the record of their version")
+    if 0 < found < newest and not upgrade:
+        found = _awaited(connection, newest)
     if found > newest:
         what = f"has tables of version {found}, this is version {newest}"
         raise UnsupportedVersion(url, what)
@@ -161,6 +167,18 @@ def prepare(
     for version in range(found + 1, newest + 1):
         _upgrade(connection, url, version, upgrades[version])
     return True
+
+
+def _awaited(connection: Connection, newest: int) -> int:
+    """The version, after a while in which another process may be making the tables, one version
+    after the other."""
+    found = version_of(connection)
+    for _ in range(_TRIES):
+        if found >= newest:
+            break
+        time.sleep(_PAUSE)
+        found = version_of(connection)
+    return found
 
 
 def _check_encoding(connection: Connection, url: str) -> None:
